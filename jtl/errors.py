@@ -1,0 +1,27 @@
+"""Errors that a user can mend: one message that says what, where, and what to do.
+
+The command line prints the message of a `UserError` on stderr and exits with 2, without a traceback. Every other exception is a bug.
+"""
+
+import difflib
+from collections.abc import Iterable
+
+
+class UserError(Exception):
+    """Something outside jtl is wrong: a config field, a file, a shape, a pattern, a data row."""
+
+
+def nearest(word: str, choices: Iterable[str], n: int = 3) -> list[str]:
+    """The at most `n` choices that are spelled most like `word`, best first."""
+    return difflib.get_close_matches(word, list(choices), n=n, cutoff=0.5)
+
+
+def did_you_mean(word: str, choices: Iterable[str]) -> str:
+    """A sentence naming the nearest choices, or all of them where none is near and they are few; '' where neither helps."""
+    choices = sorted(set(choices))
+    close = nearest(word, choices)
+    if close:
+        return f'Did you mean {" or ".join(repr(c) for c in close)}?'
+    if choices and len(choices) <= 12:
+        return f'Known: {", ".join(choices)}.'
+    return ''

@@ -1,0 +1,45 @@
+"""A task owns the head, the loss, the metrics, and what a prediction looks like to a person."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import flax.linen as nn
+import jax
+import numpy as np
+from jaxtyping import Array, Float
+
+from jtl.models.base import Stage
+
+Batch = Mapping[str, jax.Array]
+
+
+@dataclass(frozen=True)
+class Task:
+    """A value made of functions; any backbone whose features it can read will do.
+
+    Attributes:
+      kind: 'classification', 'multi_label' or 'regression'; what a report draws depends on it.
+      head: the module, called as `head(features, mode) -> outputs`, a (B, K) float32 array; its parameters live at `heads/<name>/...`.
+      loss: `(outputs, batch) -> (B,)` float32, the loss of each example, without averaging.
+      evaluate: `(outputs (N, K), targets (N, ...)) -> {metric: number}` over a whole split, in numpy.
+      baseline: `(train_targets, targets) -> {metric: number}`: what a constant guess learnt from the training targets scores.
+      describe: `(outputs row (K,)) -> {...}` for a person: JSON data with 'label' and 'probability', or 'value'.
+      primary: the metric that chooses the best checkpoint.
+      maximize: whether more of `primary` is better.
+      stages: what the task appends to the backbone (pooling), so that a cut may lie after it.
+      labels: class (or output) names in output order.
+      target: the batch key of the targets.
+    """
+
+    kind: str
+    head: nn.Module
+    loss: Callable[[Float[Array, 'b k'], Batch], Float[Array, ' b']]
+    evaluate: Callable[[np.ndarray, np.ndarray], dict[str, float]]
+    baseline: Callable[[np.ndarray, np.ndarray], dict[str, float]]
+    describe: Callable[[np.ndarray], dict[str, Any]]
+    primary: str
+    maximize: bool
+    stages: tuple[Stage, ...] = ()
+    labels: Sequence[str] = field(default_factory=tuple)
+    target: str = 'label'
