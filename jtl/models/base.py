@@ -1,11 +1,12 @@
 """A backbone is a chain of named stages, each from a dict of arrays to a dict of arrays."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 import flax.linen as nn
 import jax
+from flax import traverse_util
 
 from jtl.checkpoint.adapt import NameTable
 from jtl.errors import UserError, did_you_mean
@@ -21,7 +22,8 @@ class Mode(NamedTuple):
 
     Attributes:
       train: dropout and stochastic depth are on.
-      batch_statistics: BatchNorm normalises with the statistics of the batch (and offers new running ones), else with the running ones.
+      batch_statistics: BatchNorm normalises with the statistics of the batch and offers new running ones (apply with
+        `mutable=['batch_stats']`), else with the running ones.
     """
 
     train: bool = False
@@ -52,6 +54,14 @@ class Backbone(nn.Module):
 
     stages: tuple[Stage, ...]
 
+    def __post_init__(self) -> None:
+        """Raises UserError for stage names that cannot be parts of a path, or that occur twice."""
+        names = [stage.name for stage in self.stages]
+        wrong = sorted({name for name in names if names.count(name) > 1 or not name or '/' in name})
+        if wrong:
+            raise UserError(f'Stage names must be unique and without "/", found {", ".join(map(repr, wrong))} among {", ".join(names)}.')
+        super().__post_init__()
+
     @nn.compact
     def __call__(
         self, features: Features, modes: Mapping[str, Mode] | None = None, *, start: str | None = None, stop: str | None = None
@@ -62,21 +72,81 @@ class Backbone(nn.Module):
           features: what `start` reads; for the first stage, the model's inputs.
           modes: the mode of each stage; stages not named run as in evaluation.
           start, stop: stage names.
+
+        Raises:
+          UserError: `start`, `stop` or a key of `modes` is no stage, or `stop` comes before `start`.
         """
         modes = modes or {}
+        for name in modes:
+            self._index(name)
         for stage in self.between(start, stop):
             features = stage.make(name=stage.name)(features, modes.get(stage.name, EVAL))
         return features
 
     def between(self, start: str | None = None, stop: str | None = None) -> tuple[Stage, ...]:
         """The stages from `start` to before `stop`. UserError for an unknown name."""
-        names = [stage.name for stage in self.stages]
-        for name in (start, stop):
-            if name is not None and name not in names:
-                raise UserError(f'The backbone has no stage {name!r}. {did_you_mean(name, names)}'.rstrip())
-        first = 0 if start is None else names.index(start)
-        last = len(names) if stop is None else names.index(stop)
+        first = 0 if start is None else self._index(start)
+        last = len(self.stages) if stop is None else self._index(stop)
+        if last < first:
+            raise UserError(f'The backbone cannot run from {start!r} to {stop!r}: {stop!r} comes first.')
         return self.stages[first:last]
+
+    def _index(self, name: str) -> int:
+        names = [stage.name for stage in self.stages]
+        if name not in names:
+            raise UserError(f'The backbone has no stage {name!r}. {did_you_mean(name, names)}'.rstrip())
+        return names.index(name)
+
+
+def with_stages(backbone: Backbone, extra: Sequence[Stage]) -> Backbone:
+    """The backbone with a task's own stages (pooling) at its end, so that a cut may lie after them. UserError for a name taken."""
+    return Backbone(stages=(*backbone.stages, *extra))
+
+
+def depths(stages: Sequence[Stage]) -> dict[str, int]:
+    """The depth of each stage, 0 for the first. Tail stages are not counted: they share the depth of the head, which is the number of the others."""
+    counted = [stage.name for stage in stages if not stage.tail]
+    return {stage.name: len(counted) if stage.tail else counted.index(stage.name) for stage in stages}
+
+
+def stage_of(path: str, stages: Sequence[Stage]) -> str | None:
+    """The stage that owns the leaf at `path` (`backbone/<stage>/...`); None for a path outside the backbone's stages (a head)."""
+    root, _, rest = path.partition('/')
+    name = rest.partition('/')[0]
+    return name if root == 'backbone' and any(stage.name == name for stage in stages) else None
+
+
+def flatten(tree: Mapping[str, Any], prefix: str = '') -> dict[str, Any]:
+    """A nested dict, as Linen holds variables, as one flat dict whose keys are slash paths below `prefix`.
+
+    >>> flatten({'stem': {'kernel': 1}}, 'backbone')
+    {'backbone/stem/kernel': 1}
+    """
+    return {f'{prefix}/{path}' if prefix else path: leaf for path, leaf in traverse_util.flatten_dict(tree, sep='/').items()}
+
+
+def unflatten(flat: Mapping[str, Any], prefix: str = '') -> dict[str, Any]:
+    """The inverse of `flatten`, of the leaves below `prefix` alone.
+
+    >>> unflatten({'backbone/stem/kernel': 1, 'heads/main/bias': 2}, 'backbone')
+    {'stem': {'kernel': 1}}
+    """
+    start = f'{prefix}/' if prefix else ''
+    return traverse_util.unflatten_dict({path.removeprefix(start): leaf for path, leaf in flat.items() if path.startswith(start)}, sep='/')
+
+
+def init_shapes(
+    backbone: Backbone, inputs: Mapping[str, jax.ShapeDtypeStruct]
+) -> tuple[dict[str, jax.ShapeDtypeStruct], dict[str, jax.ShapeDtypeStruct]]:
+    """Shapes and dtypes of all parameters and all BatchNorm statistics, by flat path `backbone/...`; nothing is allocated.
+
+    Args:
+      backbone: with or without a task's stages.
+      inputs: of one example, without batch axis, as `Model.inputs` gives them.
+    """
+    batch = {name: jax.ShapeDtypeStruct((1, *spec.shape), spec.dtype) for name, spec in inputs.items()}
+    variables = jax.eval_shape(backbone.init, jax.eval_shape(lambda: jax.random.key(0)), batch)
+    return flatten(variables.get('params', {}), 'backbone'), flatten(variables.get('batch_stats', {}), 'backbone')
 
 
 @dataclass(frozen=True)

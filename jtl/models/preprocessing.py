@@ -60,6 +60,7 @@ class Preprocessing:
     def from_json(cls, data: Mapping[str, Any]) -> 'Preprocessing':
         """The inverse of `to_json`. UserError for unknown or missing fields."""
         try:
-            return cls(**{k: tuple(v) if isinstance(v, list) else v for k, v in data.items()})
+            values: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in data.items()}
+            return cls(**values)
         except TypeError as error:
             raise UserError(f'preprocessing: {error}.') from None
