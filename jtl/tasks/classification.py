@@ -1,0 +1,99 @@
+"""Classification: one of K classes for each example."""
+
+from collections.abc import Sequence
+from functools import partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float
+
+from jtl.errors import UserError
+from jtl.tasks.base import Batch, Task
+from jtl.tasks.heads import build_head, fraction, pooling
+from jtl.tasks.metrics import classification_metrics, softmax
+
+
+def classification(
+    *,
+    labels: Sequence[str],
+    target_shape: tuple[int, ...] | None = None,
+    head: str = 'linear',
+    hidden: Sequence[int] = (),
+    dropout: float = 0.0,
+    activation: str = 'relu',
+    zero_init: bool = True,
+    pool: str = 'auto',
+    label_smoothing: float = 0.0,
+    dtype: str = 'float32',
+    param_dtype: str = 'float32',
+) -> Task:
+    """Softmax cross-entropy over K classes; targets are class numbers, (B,) integers.
+
+    Args:
+      labels: class names in the order of class numbers.
+      target_shape: the shape of one example's target, which must be `()`; None: unknown.
+      head, hidden, dropout, activation, zero_init, dtype, param_dtype: see `jtl.tasks.heads.build_head`.
+      pool: see `jtl.tasks.heads.pooling`.
+      label_smoothing: the part of the target probability that is spread evenly over all classes (Szegedy et al. 2016), in [0, 1).
+
+    Raises:
+      UserError: fewer than two classes, targets that are not class numbers, or an option out of range.
+    """
+    labels = tuple(labels)
+    if len(labels) < 2:
+        raise UserError(
+            f'task.name: classification needs at least 2 classes, the data set names {len(labels)}. For values use task.name=regression.'
+        )
+    if target_shape not in (None, ()):
+        raise UserError(
+            f'task.name: classification reads one class number for each example, the targets have shape {target_shape}. '
+            'For several labels at once use task.name=multi_label, for values task.name=regression.'
+        )
+    smoothing = fraction('label_smoothing', label_smoothing)
+    return Task(
+        kind='classification',
+        head=build_head(
+            len(labels),
+            head=head,
+            hidden=hidden,
+            dropout=dropout,
+            activation=activation,
+            zero_init=zero_init,
+            dtype=dtype,
+            param_dtype=param_dtype,
+        ),
+        loss=partial(cross_entropy, label_smoothing=smoothing),
+        evaluate=partial(classification_metrics, label_smoothing=smoothing),
+        baseline=partial(class_frequencies, k=len(labels), label_smoothing=smoothing),
+        describe=partial(describe, labels=labels),
+        primary='accuracy',
+        maximize=True,
+        stages=pooling(pool),
+        labels=labels,
+    )
+
+
+def cross_entropy(outputs: Float[Array, 'b k'], batch: Batch, *, label_smoothing: float = 0.0) -> Float[Array, ' b']:
+    """-sum_k q_k log p_k in nats for each example; q is one-hot on `batch['label']`, mixed with 1/K by `label_smoothing`."""
+    log_p = jax.nn.log_softmax(outputs.astype(jnp.float32))
+    of_target = jnp.take_along_axis(log_p, batch['label'][:, None].astype(jnp.int32), axis=1)[:, 0]
+    return -((1 - label_smoothing) * of_target + label_smoothing * log_p.mean(axis=1))
+
+
+def class_frequencies(train_targets: np.ndarray, targets: np.ndarray, *, k: int, label_smoothing: float = 0.0) -> dict[str, float]:
+    """What the majority class of the training targets, with the class frequencies as its probabilities, scores on `targets`.
+
+    One is added to each count (Laplace), so that a class without training examples has a finite loss.
+    """
+    counts = np.bincount(np.asarray(train_targets, np.int64), minlength=k) + 1.0
+    outputs = np.broadcast_to(np.log(counts / counts.sum()), (len(targets), k))
+    return classification_metrics(outputs, targets, label_smoothing)
+
+
+def describe(outputs: np.ndarray, *, labels: Sequence[str], top: int = 5) -> dict[str, Any]:
+    """One example's logits (K,) for a person: 'label', 'probability', and 'top', the most probable classes in order."""
+    p = softmax(outputs[None])[0]
+    best = [{'label': labels[i], 'probability': float(p[i])} for i in np.argsort(-p, kind='stable')[:top]]
+    return {**best[0], 'top': best}

@@ -1,0 +1,158 @@
+"""Heads (linear, MLP) and the pooling stages that a task appends to a backbone."""
+
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+from jtl.errors import UserError, did_you_mean
+from jtl.models.base import EVAL, Features, Mode, Stage
+
+HEADS = ('linear', 'mlp')
+ACTIVATIONS: dict[str, Callable[[jax.Array], jax.Array]] = {'relu': nn.relu, 'gelu': nn.gelu, 'silu': nn.silu, 'tanh': nn.tanh}
+_DTYPES = ('float32', 'bfloat16', 'float16')
+
+
+class Head(nn.Module):
+    """Dense layers on `pooled`; without `hidden` a linear head. Parameters: `hidden_<i>/{kernel,bias}` and `output/{kernel,bias}`.
+
+    Attributes:
+      outputs: number of outputs K.
+      hidden: widths of the hidden layers.
+      dropout: rate, after every hidden layer, or on `pooled` where there is none; only in `mode.train`, rng collection 'dropout'.
+      activation: after every hidden layer, one of `ACTIVATIONS`.
+      zero_init: start the output layer at zero, so that every example starts with the same outputs and an untrained head sends
+        no noise into a pretrained backbone (BiT, Kolesnikov et al. 2020); else LeCun normal.
+      dtype: of the hidden layers' arithmetic; the output layer computes in float32.
+      param_dtype: of the parameters.
+    """
+
+    outputs: int
+    hidden: tuple[int, ...] = ()
+    dropout: float = 0.0
+    activation: str = 'relu'
+    zero_init: bool = True
+    dtype: Any = jnp.float32
+    param_dtype: Any = jnp.float32
+
+    @nn.compact
+    def __call__(self, features: Features, mode: Mode = EVAL) -> Float[Array, 'b k']:
+        """Outputs (B, K) float32 from `features['pooled']` (B, D). UserError where there is no `pooled` of that shape."""
+        if 'pooled' not in features or features['pooled'].ndim != 2:
+            raise UserError(
+                f'The head reads `pooled` (batch, width), but the features are {_shapes(features)}. Choose a task.pool that makes it.'
+            )
+        x = features['pooled']
+        drop = nn.Dropout(self.dropout, deterministic=not mode.train)
+        if not self.hidden:
+            x = drop(x)
+        for i, width in enumerate(self.hidden):
+            x = nn.Dense(width, dtype=self.dtype, param_dtype=self.param_dtype, name=f'hidden_{i}')(x)
+            x = drop(ACTIVATIONS[self.activation](x))
+        init = nn.initializers.zeros if self.zero_init else nn.initializers.lecun_normal()
+        return nn.Dense(self.outputs, dtype=jnp.float32, param_dtype=self.param_dtype, kernel_init=init, name='output')(x)
+
+
+class Pooling(nn.Module):
+    """`map` (B,H,W,C) to `pooled`, dropping everything else; no parameters. See `pooling` for the kinds."""
+
+    kind: str
+
+    def __call__(self, features: Features, mode: Mode = EVAL) -> Features:
+        """`{'pooled': (B, C)}`, or (B, H*W*C) for 'flatten', in the dtype of the features. UserError where there is nothing to pool."""
+        if self.kind == 'auto' and 'pooled' in features:
+            return {'pooled': features['pooled']}
+        if 'map' not in features:
+            raise UserError(
+                f'task.pool={self.kind!r} reads a feature `map`, but the backbone ends with {_shapes(features)}.'
+                + (" Use task.pool='auto', which takes `pooled` as it is." if 'pooled' in features else '')
+            )
+        x = features['map']
+        space = tuple(range(1, x.ndim - 1))
+        if self.kind == 'flatten':
+            return {'pooled': x.reshape(x.shape[0], -1)}
+        return {'pooled': x.max(axis=space) if self.kind == 'max' else x.mean(axis=space)}
+
+
+# Built once, so that two tasks with the same pooling make equal backbones (partials compare by identity).
+_POOLING = {kind: (Stage('pooling', partial(Pooling, kind), tail=True),) for kind in ('auto', 'mean', 'max', 'flatten')}
+
+
+def pooling(kind: str) -> tuple[Stage, ...]:
+    """The stage that a task appends to a backbone so that the features end with `pooled`, and a cut may lie after it.
+
+    Args:
+      kind: 'auto' (the backbone's own `pooled` if it has one, else 'mean'), 'mean' (global average of `map`), 'max', or
+        'flatten' (the whole map, row by row).
+
+    Raises:
+      UserError: an unknown kind.
+    """
+    return _POOLING[_choice('pool', kind, _POOLING)]
+
+
+def build_head(
+    outputs: int,
+    *,
+    head: str,
+    hidden: Sequence[int],
+    dropout: float,
+    activation: str,
+    zero_init: bool,
+    dtype: str,
+    param_dtype: str,
+) -> Head:
+    """A checked `Head`: the options of a task that are about its head.
+
+    Args:
+      outputs: number of outputs.
+      head: 'linear' or 'mlp'.
+      hidden: widths of an mlp's hidden layers; empty for a linear head.
+      dropout, activation, zero_init: see `Head`.
+      dtype, param_dtype: 'float32', 'bfloat16' or 'float16'.
+
+    Raises:
+      UserError: an unknown name or a value out of range, with the config field.
+    """
+    _choice('head', head, HEADS)
+    if isinstance(hidden, str) or not isinstance(hidden, Sequence):
+        raise UserError(f'task.hidden: expected a tuple of layer widths such as (128,), found {hidden!r}.')
+    bad = [width for width in hidden if isinstance(width, bool) or not isinstance(width, int) or width < 1]
+    if bad:
+        raise UserError(f'task.hidden: a layer width is a whole number from 1 up, found {bad[0]!r}.')
+    if head == 'mlp' and not hidden:
+        raise UserError("task.hidden: the head 'mlp' needs at least one hidden layer, such as (128,); without any, use task.head='linear'.")
+    if head == 'linear' and hidden:
+        raise UserError(
+            f"task.hidden: the head 'linear' has no hidden layers, found {tuple(hidden)}. Set task.head='mlp' or leave them out."
+        )
+    return Head(
+        outputs=outputs,
+        hidden=tuple(hidden),
+        dropout=fraction('dropout', dropout),
+        activation=_choice('activation', activation, ACTIVATIONS),
+        zero_init=bool(zero_init),
+        dtype=jnp.dtype(_choice('dtype', dtype, _DTYPES)),
+        param_dtype=jnp.dtype(_choice('param_dtype', param_dtype, _DTYPES)),
+    )
+
+
+def fraction(option: str, value: Any) -> float:
+    """`value` as a float if it is a number in [0, 1), else UserError naming `task.<option>`."""
+    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value < 1:
+        raise UserError(f'task.{option}: expected a number from 0 to below 1, found {value!r}.')
+    return float(value)
+
+
+def _choice(option: str, value: Any, choices: Any) -> str:
+    if not isinstance(value, str) or value not in choices:
+        raise UserError(f'task.{option}: there is no {value!r}. {did_you_mean(str(value), choices)}'.rstrip())
+    return value
+
+
+def _shapes(features: Features) -> str:
+    return ', '.join(f'`{name}` {tuple(x.shape)}' for name, x in features.items()) or 'empty'
