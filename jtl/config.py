@@ -1,0 +1,213 @@
+"""Reading a config file with its command-line overrides, and comparing two configs.
+
+A config file is Python with a function `get_config()` (or `get_config(arg)` for `FILE:arg`) that returns an
+`ml_collections.ConfigDict`; `jtl.default_config()` is where it starts. Overrides are `--config.<field>=<value>`.
+"""
+
+import inspect
+import re
+import traceback
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ml_collections import ConfigDict
+
+from jtl.errors import UserError, did_you_mean
+
+
+class ConfigError(UserError):
+    """A config file or a field of it is wrong."""
+
+
+@dataclass(frozen=True)
+class Parsed:
+    """A config, and the fields that the command line set (so that a knob of the wrong recipe can be refused)."""
+
+    config: ConfigDict
+    overridden: tuple[str, ...]
+
+
+def parse(arguments: Sequence[str]) -> Parsed:
+    """The config that `--config=FILE[:arg] --config.x=y ...` means.
+
+    Raises:
+      ConfigError: no or a second `--config`, a file that is not there or fails, an unknown field (with the nearest), a value of the
+        wrong type, or any other argument.
+    """
+    from absl import flags
+    from ml_collections import config_flags
+
+    arguments = [a for a in _joined(arguments)]
+    files = [a.partition('=')[2] for a in arguments if a.startswith('--config=')]
+    overrides = [a for a in arguments if a.startswith('--config.')]
+    for argument in arguments:
+        if not argument.startswith(('--config=', '--config.')):
+            raise ConfigError(f'Unknown argument {argument!r}. Config fields are set as --config.<field>=<value>.')
+        if '=' not in argument:
+            raise ConfigError(f'{argument}: write {argument}=<value>.')
+    if len(files) != 1 or not files[0]:
+        raise ConfigError('Give one config file: --config=FILE, where FILE is a Python file with a function get_config().')
+
+    plain = _load(files[0])
+    fields = tuple(a[len('--config.') :].partition('=')[0] for a in overrides)
+    for field in fields:
+        _must_exist(plain, field)
+    values = flags.FlagValues()
+    argv = ['jtl', f'--config={files[0]}', *overrides]
+    config_flags.DEFINE_config_file('config', flag_values=values, sys_argv=argv, lock_config=False)
+    try:
+        values(argv)
+        config = values['config'].value
+    except (flags.IllegalFlagValueError, ValueError, TypeError, AttributeError, KeyError, IndexError, SyntaxError) as error:
+        raise ConfigError(f'{" ".join(overrides)}: {_one_line(error)}') from None
+    return Parsed(config, fields)
+
+
+def flat(config: ConfigDict | Mapping[str, Any]) -> dict[str, Any]:
+    """The leaves of a config as `{'tune.recipe': 'probe', 'phases[0].steps': 10, ...}`."""
+    return dict(_walk('', plain(config)))
+
+
+def plain(value: Any) -> Any:
+    """A config as JSON data: dicts, lists, numbers, strings, None."""
+    if isinstance(value, ConfigDict):
+        # Not `items()`: it would turn field references into their values one level deep only.
+        return {key: plain(item) for key, item in value.items()}
+    if isinstance(value, Mapping):
+        return {str(key): plain(item) for key, item in value.items()}
+    if isinstance(value, tuple | list):
+        return [plain(item) for item in value]
+    if isinstance(value, Path):
+        return str(value)
+    if value is None or isinstance(value, bool | int | float | str):
+        return value
+    if hasattr(value, 'item') and getattr(value, 'ndim', 1) == 0:
+        return value.item()
+    raise ConfigError(f'A config holds numbers, strings, tuples and dicts, found {type(value).__name__}: {value!r}.')
+
+
+def frozen(value: Any) -> Any:
+    """The inverse of what JSON does to tuples: lists become tuples, at every level."""
+    if isinstance(value, Mapping):
+        return {key: frozen(item) for key, item in value.items()}
+    if isinstance(value, tuple | list):
+        return tuple(frozen(item) for item in value)
+    return value
+
+
+def check_fields(config: ConfigDict, defaults: ConfigDict, open_sections: Sequence[str]) -> None:
+    """Refuse fields that jtl does not read.
+
+    Args:
+      config: the config to check.
+      defaults: `jtl.default_config()`.
+      open_sections: dotted names of sections whose further fields are checked by the function that they name (`model`, `task`).
+
+    Raises:
+      ConfigError: an unknown field, with the nearest known one.
+    """
+    known = plain(defaults)
+
+    def walk(prefix: str, mine: Any, theirs: Any) -> None:
+        for key, value in mine.items():
+            name = f'{prefix}{key}'
+            if key not in theirs:
+                if prefix.rstrip('.') in open_sections and prefix:
+                    continue
+                raise ConfigError(f'config.{name}: there is no such field. {did_you_mean(key, theirs)}'.rstrip())
+            if isinstance(theirs[key], dict) and name not in open_sections and theirs[key]:
+                if not isinstance(value, dict):
+                    raise ConfigError(f'config.{name}: this is a section with the fields {", ".join(theirs[key])}, found {value!r}.')
+                walk(f'{name}.', value, theirs[key])
+
+    walk('', plain(config), known)
+
+
+def differences(old: Mapping[str, Any], new: Mapping[str, Any], harmless: Sequence[str] = ()) -> list[str]:
+    """The fields in which two plain configs differ, a line each, but for those that a `harmless` regular expression matches in full."""
+    a, b = flat(old), flat(new)
+    lines = []
+    for field in sorted({*a, *b}):
+        if a.get(field, _ABSENT) != b.get(field, _ABSENT) and not any(re.fullmatch(p, field) for p in harmless):
+            lines.append(f'config.{field}: {a.get(field, "absent")!r} in the run, {b.get(field, "absent")!r} now')
+    return lines
+
+
+_ABSENT = object()
+
+
+def _joined(arguments: Sequence[str]) -> Iterator[str]:
+    """`--config FILE` as `--config=FILE`, which absl takes too."""
+    pending = None
+    for argument in arguments:
+        if pending is not None:
+            yield f'{pending}={argument}'
+            pending = None
+        elif argument.startswith('--config') and '=' not in argument:
+            pending = argument
+        else:
+            yield argument
+    if pending is not None:
+        yield pending
+
+
+def _load(where: str) -> ConfigDict:
+    """Call the file's `get_config`, with every failure told in a sentence."""
+    name, colon, argument = where.partition(':')
+    path = Path(name)
+    if not path.is_file():
+        others = [str(p) for p in path.parent.glob('*.py')] if path.parent.is_dir() else []
+        raise ConfigError(f'--config: there is no file {name}. {did_you_mean(name, others)}'.rstrip())
+    scope: dict[str, Any] = {'__name__': 'config', '__file__': str(path)}
+    try:
+        exec(compile(path.read_text(), str(path), 'exec'), scope)
+        get = scope.get('get_config')
+        if get is None:
+            raise ConfigError(f'{name}: there is no function get_config() in it.')
+        takes = len(inspect.signature(get).parameters)
+        if colon and not takes:
+            raise ConfigError(f'{name}: get_config() takes no argument, found ":{argument}".')
+        config = get(argument) if colon else get()
+    except UserError:
+        raise
+    except Exception as error:
+        lines = [f.lineno for f in traceback.extract_tb(error.__traceback__) if f.filename == str(path)]
+        line = lines[-1] if lines else getattr(error, 'lineno', None)
+        raise ConfigError(f'{name}{f", line {line}" if line else ""}: {type(error).__name__}: {_one_line(error)}') from error
+    if not isinstance(config, ConfigDict):
+        raise ConfigError(f'{name}: get_config() must return an ml_collections.ConfigDict, found {type(config).__name__}.')
+    return config
+
+
+def _must_exist(config: ConfigDict, field: str) -> None:
+    """Follow `a.b[0].c` through the config, naming the first part that is not there."""
+    value: Any = config
+    seen = ''
+    for part in field.split('.'):
+        key, *indices = re.split(r'[\[\]]+', part.rstrip(']'))
+        if not isinstance(value, ConfigDict | Mapping) or key not in value:
+            choices = list(value.keys()) if isinstance(value, ConfigDict | Mapping) else []
+            raise ConfigError(f'--config.{field}: config{seen} has no field {key!r}. {did_you_mean(key, choices)}'.rstrip())
+        value, seen = value[key], f'{seen}.{key}'
+        for index in indices:
+            if not isinstance(value, tuple | list) or not index.isdigit() or int(index) >= len(value):
+                length = len(value) if isinstance(value, tuple | list) else 0
+                raise ConfigError(f'--config.{field}: config{seen} has {length} entries, there is no [{index}].')
+            value, seen = value[int(index)], f'{seen}[{index}]'
+
+
+def _walk(prefix: str, value: Any) -> Iterator[tuple[str, Any]]:
+    if isinstance(value, dict) and value:
+        for key, item in value.items():
+            yield from _walk(f'{prefix}.{key}' if prefix else key, item)
+    elif isinstance(value, list) and any(isinstance(item, dict | list) for item in value):
+        for index, item in enumerate(value):
+            yield from _walk(f'{prefix}[{index}]', item)
+    else:
+        yield prefix, value
+
+
+def _one_line(error: BaseException) -> str:
+    return ' '.join(str(error).split())

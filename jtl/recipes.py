@@ -1,0 +1,209 @@
+"""Recipes: small visible functions that write phases.
+
+A recipe is `recipe(stages, steps, *, knobs...) -> phases`. `stages` are the backbone's stages in order of depth, `steps` is the
+number of steps of the whole run, which the phases share, so that recipes compare at equal steps. Knobs stand in the config at
+`tune.<recipe>.<knob>` with the defaults of the signature; a learning rate of 0.0 means `optimizer.lr`.
+"""
+
+import inspect
+import re
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from jtl.errors import UserError
+from jtl.names import lookup
+from jtl.rules import Rule, as_rules
+
+FROZEN = 'frozen'
+"""The group of leaves that do not train."""
+
+
+@dataclass(frozen=True)
+class Phase:
+    """A stretch of training with one partition into trained and frozen.
+
+    Attributes:
+      name: for people and files.
+      steps: how many.
+      train: rules from parameter paths to a group's name, or to 'frozen'. Paths that no rule matches are frozen.
+      groups: for each group, what differs from the config's `optimizer` section (`lr`, `schedule`, ...).
+      batch_norm: rules from stage paths (`backbone/block_3`) to 'batch', 'batch_fixed' or 'running'; see `jtl.plan`.
+    """
+
+    name: str
+    steps: int
+    train: tuple[Rule, ...]
+    groups: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    batch_norm: tuple[Rule, ...] = ()
+
+
+def scratch(stages: Sequence[Any], steps: int, *, lr: float = 0.0) -> tuple[Phase, ...]:
+    """Everything trains from random initial values; `init_from` is ignored, and the plan says so."""
+    return (Phase('scratch', steps, _rules('scratch', [('.*', 'all')]), {'all': _lr(lr)}),)
+
+
+def probe(stages: Sequence[Any], steps: int, *, lr: float = 0.0) -> tuple[Phase, ...]:
+    """Feature extraction: the backbone is frozen, the heads train."""
+    return (Phase('probe', steps, _rules('probe', [('heads/.*', 'head')]), {'head': _lr(lr)}),)
+
+
+def last(stages: Sequence[Any], steps: int, *, n: int = 1, lr: float = 0.0, head_lr: float = 0.0) -> tuple[Phase, ...]:
+    """The last `n` stages and the heads train."""
+    chosen = _body(stages)
+    if not 0 <= n <= len(chosen):
+        raise UserError(f'config.tune.last.n: the backbone has {len(chosen)} stages, found {n}.')
+    groups = {'head': _lr(head_lr), 'backbone': _lr(lr)}
+    return (Phase('last', steps, _rules('last', _thawed(stages, n)), groups),)
+
+
+def full(stages: Sequence[Any], steps: int, *, lr: float = 0.0, head_lr: float = 0.0) -> tuple[Phase, ...]:
+    """Everything trains; the heads may have a rate of their own."""
+    groups = {'head': _lr(head_lr), 'backbone': _lr(lr)}
+    return (Phase('full', steps, _rules('full', [('heads/.*', 'head'), ('.*', 'backbone')]), groups),)
+
+
+def layerwise(stages: Sequence[Any], steps: int, *, lr: float = 0.0, head_lr: float = 0.0, decay: float = 0.75) -> tuple[Phase, ...]:
+    """Everything trains, each stage `decay` times as fast as the one above it.
+
+    The last stage has `lr`, the one before it `decay * lr`, and so on down (discriminative fine-tuning, Howard and Ruder 2018;
+    the geometric form is that of BEiT's layer-wise rates).
+    """
+    rules, groups = [('heads/.*', 'head')], {'head': _lr(head_lr)}
+    body = _body(stages)
+    for height, name in enumerate(reversed(body)):
+        rules.append((_below(name), name))
+        groups[name] = {**_lr(lr), 'lr_factor': decay**height}
+    if body:
+        rules.append(('backbone/shared/.*', body[0]))  # counted with the first stage
+    rules.append(('.*', 'head'))  # tail stages share the head's depth
+    return (Phase('layerwise', steps, _rules('layerwise', rules), groups),)
+
+
+def lp_ft(
+    stages: Sequence[Any],
+    steps: int,
+    *,
+    probe_fraction: float = 0.3,
+    probe_lr: float = 0.0,
+    lr: float = 0.0,
+    head_lr: float = 0.0,
+) -> tuple[Phase, ...]:
+    """Linear probing, then fine-tuning (Kumar et al. 2022): the head fits first, so that it does not distort the features."""
+    if not 0 < probe_fraction < 1:
+        raise UserError(f'config.tune.lp_ft.probe_fraction: a fraction of the steps between 0 and 1, found {probe_fraction}.')
+    first = min(max(1, round(steps * probe_fraction)), steps - 1)
+    if first < 1:
+        raise UserError(f'config.tune.recipe=lp_ft has two phases and needs at least 2 steps, found {steps}.')
+    return (*probe(stages, first, lr=probe_lr), *full(stages, steps - first, lr=lr, head_lr=head_lr))
+
+
+def gradual(
+    stages: Sequence[Any], steps: int, *, chunks: int = 4, lr: float = 0.0, head_lr: float = 0.0, decay: float = 1.0
+) -> tuple[Phase, ...]:
+    """Gradual unfreezing (Howard and Ruder 2018): the heads first, then the stages from the top in `chunks` parts, each joining the rest.
+
+    `decay` lowers the rate of each chunk below the one above it, as in `layerwise`.
+    """
+    body = _body(stages)
+    if not 1 <= chunks <= len(body):
+        raise UserError(f'config.tune.gradual.chunks: from 1 to the {len(body)} stages of the backbone, found {chunks}.')
+    if steps < chunks + 1:
+        raise UserError(f'config.tune.recipe=gradual has {chunks + 1} phases and needs as many steps, found {steps}.')
+    groups: dict[str, Mapping[str, Any]] = {'head': _lr(head_lr)}
+    bounds = [round(len(body) * k / chunks) for k in range(chunks + 1)]
+    parts = [list(reversed(body))[a:b] for a, b in zip(bounds, bounds[1:], strict=False)]
+    phases, rules = [], [('heads/.*', 'head')]
+    ends = [round(steps * k / (chunks + 1)) for k in range(chunks + 2)]
+    for k in range(chunks + 1):
+        tail = []
+        if k:
+            group = f'chunk_{k}'
+            groups = {**groups, group: {**_lr(lr), 'lr_factor': decay ** (k - 1)}}
+            rules = [*rules, *((_below(name), group) for name in parts[k - 1])]
+            tail = [(_below(s.name), 'head') for s in stages if s.tail]
+        if k == chunks:
+            tail.append(('.*', group))  # what no stage owns (shared parameters) thaws last
+        phases.append(Phase(f'thaw_{k}' if k else 'heads', ends[k + 1] - ends[k], _rules('gradual', [*rules, *tail]), groups))
+    return tuple(phases)
+
+
+RECIPES: Mapping[str, Callable[..., tuple[Phase, ...]]] = {f.__name__: f for f in (scratch, probe, last, full, layerwise, lp_ft, gradual)}
+
+
+def knobs(recipe: Callable[..., Any]) -> dict[str, Any]:
+    """The knobs of a recipe with their defaults, from its signature."""
+    return {p.name: p.default for p in inspect.signature(recipe).parameters.values() if p.kind is inspect.Parameter.KEYWORD_ONLY}
+
+
+def find_recipe(name: str) -> Callable[..., tuple[Phase, ...]]:
+    """The recipe of a name: one of RECIPES, or `file.py:function`. UserError for an unknown name, with the nearest."""
+    return lookup(name, {key: f'jtl.recipes:{key}' for key in RECIPES}, 'tune.recipe')
+
+
+def expand(section: Mapping[str, Any], written: Sequence[Mapping[str, Any]], stages: Sequence[Any], steps: int) -> tuple[Phase, ...]:
+    """The phases of a run: the recipe's, or where `tune.recipe` is '' those that the config writes.
+
+    Args:
+      section: the plain `tune` section: 'recipe', and the knobs of each recipe.
+      written: the plain `phases` field, dicts with `name`, `steps`, `train`, `groups`, `batch_norm`.
+      stages: the backbone's.
+      steps: of the whole run, for a recipe.
+
+    Raises:
+      UserError: an unknown recipe, a phase without its fields, knobs out of range.
+    """
+    if section['recipe']:
+        recipe = find_recipe(section['recipe'])
+        given = dict(section.get(section['recipe'], {}))
+        unknown = [k for k in given if k not in knobs(recipe)]
+        if unknown:
+            raise UserError(f'config.tune.{section["recipe"]}: there is no knob {unknown[0]!r}. It has {", ".join(knobs(recipe)) or "none"}.')
+        if steps < 1:
+            raise UserError('config.steps: a recipe needs the number of steps; set config.steps or config.epochs.')
+        return recipe(stages, steps, **given)
+    if not written:
+        raise UserError('config.tune.recipe is empty and config.phases too: name a recipe, or write phases.')
+    return tuple(_written_phase(index, phase) for index, phase in enumerate(written))
+
+
+def _written_phase(index: int, phase: Mapping[str, Any]) -> Phase:
+    where = f'config.phases[{index}]'
+    known = {'name', 'steps', 'train', 'groups', 'batch_norm'}
+    unknown = sorted(set(phase) - known)
+    if unknown:
+        raise UserError(f'{where}: there is no field {unknown[0]!r}. A phase has {", ".join(sorted(known))}.')
+    if not isinstance(phase.get('steps'), int) or phase['steps'] < 1:
+        raise UserError(f'{where}.steps: a number of steps of at least 1, found {phase.get("steps")!r}.')
+    if not phase.get('train'):
+        raise UserError(f'{where}.train: rules from parameter paths to groups, such as (("heads/.*", "head"),).')
+    return Phase(
+        name=phase.get('name') or f'phase_{index}',
+        steps=phase['steps'],
+        train=as_rules(phase['train'], origin=f'{where}.train'),
+        groups=phase.get('groups', {}),
+        batch_norm=as_rules(phase.get('batch_norm', ()), origin=f'{where}.batch_norm'),
+    )
+
+
+def _body(stages: Sequence[Any]) -> list[str]:
+    return [stage.name for stage in stages if not stage.tail]
+
+
+def _below(stage: str) -> str:
+    return f'backbone/{re.escape(stage)}/.*'
+
+
+def _thawed(stages: Sequence[Any], n: int) -> list[tuple[str, str]]:
+    body = _body(stages)
+    tails = [(_below(stage.name), 'head') for stage in stages if stage.tail]
+    return [('heads/.*', 'head'), *tails, *((_below(name), 'backbone') for name in body[len(body) - n :])]
+
+
+def _rules(recipe: str, pairs: Sequence[tuple[str, str]]) -> tuple[Rule, ...]:
+    # Optional: a stage without parameters (pooling) or a backbone without shared ones is no mistake.
+    return as_rules([Rule(pattern, group, optional=True) for pattern, group in pairs], origin=f'recipe {recipe}')
+
+
+def _lr(lr: float) -> dict[str, Any]:
+    return {'lr': lr} if lr else {}
