@@ -1,0 +1,95 @@
+"""Data sets: from a config's `data` section to named splits of examples."""
+
+import re
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any
+
+from jtl.data.base import Data
+from jtl.data.select import keep_classes, keep_shots, make_split
+from jtl.errors import UserError, did_you_mean
+from jtl.names import lookup
+
+DATA = {
+    'arrays': 'jtl.data.arrays:arrays',
+    'digits': 'jtl.data.digits:digits',
+    'folder': 'jtl.data.folder:folder',
+    'tfds': 'jtl.data.tfds_source:directory',
+}
+"""jtl's own sources: name -> 'module:function', imported when asked for. Every other name is a function's, or TFDS's."""
+
+
+def defaults() -> dict[str, Any]:
+    """The config's `data` section."""
+    return {
+        'name': 'digits',  # digits, folder, arrays, tfds (a prepared directory), a TFDS name such as 'mnist:3.0.1', or 'file.py:function'
+        'root': '',  # the folder, the .npz file, the TFDS data directory; '' is the source's own (gs:// works for folder, arrays, TFDS)
+        'shots': 0,  # training examples a class, chosen by data.seed; 0: all
+        'classes': (),  # class names to keep, numbered in this order; (): all
+        'validation': 0.1,  # share of train that becomes validation where the data bring none; 0.0: no validation
+        'test': 0.2,  # the same for test
+        'seed': 0,  # of splits and shots; apart from the run's seed, so that seeds compare on the same data
+        'max_unreadable': 0,  # damaged pictures that may be left out before the run refuses to start
+        'workers': 0,  # processes that read; 0: threads (never changes the batches)
+        'image_key': '',  # TFDS: which feature is the image, where there are several
+        'label_key': '',  # TFDS: which feature is the label, where there are several
+        'download': False,  # TFDS: download and prepare what is not there yet
+    }
+
+
+def load_data(section: Mapping[str, Any]) -> Data:
+    """The data set that a config's `data` section means, its classes, splits and shots chosen.
+
+    Args:
+      section: the fields of `defaults()`; those left out take their default. `name` may be a user's own function,
+        `(section) -> Data`, to whose result `classes`, `validation`, `test` and `shots` apply as to any other.
+
+    Returns:
+      The data; `notes` says what was chosen and what fell short.
+
+    Raises:
+      UserError: an unknown name, a missing or damaged source, a field out of its range.
+    """
+    section = {**defaults(), **section}
+    _check(section)
+    data = _source(section['name'])(section)
+    if not isinstance(data, Data) or 'train' not in data.splits:
+        found = f'splits {", ".join(data.splits)}' if isinstance(data, Data) else type(data).__name__
+        raise UserError(f"data.name: {section['name']} must return a jtl.data.base.Data with a 'train' split, found {found}.")
+    if section['classes']:
+        data = keep_classes(data, tuple(section['classes']))
+    # test first: it does not change when the share of validation does
+    for name in ('test', 'validation'):
+        if name not in data.splits and section[name] > 0:
+            data = make_split(data, name, section[name], section['seed'])
+    if section['shots']:
+        data = keep_shots(data, section['shots'], section['seed'])
+    return data
+
+
+def _source(name: str) -> Any:
+    """The function behind a name: jtl's own, a user's `module:function`, or TFDS's (`mnist`, `glue/sst2`, `mnist:3.0.1`)."""
+    tail = name.rpartition(':')[2]
+    if name in DATA or (':' in name and not re.fullmatch(r'[\d*]+\.[\d*]+\.[\d*]+', tail)):
+        return lookup(name, DATA, 'data')
+    from jtl.data.tfds_source import named
+
+    return named
+
+
+def _check(section: Mapping[str, Any]) -> None:
+    if not isinstance(section['name'], str) or not section['name']:
+        raise UserError(f'data.name must be the name of a data set, found {section["name"]!r}. {did_you_mean("", DATA)}')
+    for key in ('shots', 'workers', 'max_unreadable', 'seed'):
+        if not isinstance(section[key], int) or section[key] < 0:
+            raise UserError(f'data.{key} must be a whole number, 0 or more, found {section[key]!r}.')
+    for key in ('validation', 'test'):
+        if not 0 <= section[key] < 1:
+            raise UserError(f'data.{key} is a share of the training split, in [0, 1), found {section[key]!r}.')
+    if isinstance(section['classes'], str):
+        raise UserError(f'data.classes must be a tuple of class names, found {section["classes"]!r}. Write ({section["classes"]!r},).')
+
+
+def with_notes(data: Data, *notes: str) -> Data:
+    """The data with notes added."""
+    return replace(data, notes=(*data.notes, *notes))

@@ -1,17 +1,28 @@
 """What a data set is to jtl: named splits, each a random-access sequence of examples."""
 
+import hashlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 import numpy as np
 
+from jtl.errors import UserError
+
 Example = dict[str, Any]
 """One example, host side: `image` (H,W,C) uint8 or float32, or encoded bytes not yet decoded; `label` an int, a float or an array."""
 
 
+class UnreadableError(UserError):
+    """One example that cannot be read: a truncated or damaged picture. The message names it."""
+
+
 class Examples(Protocol):
-    """Random access to examples; reading one touches no other."""
+    """Random access to examples; reading one touches no other.
+
+    A source may also have `digest(index) -> bytes`: a digest of one example's content, cheaper than reading the example in full,
+    that raises `UnreadableError` where reading would.
+    """
 
     def __len__(self) -> int:
         """The number of examples."""
@@ -53,3 +64,55 @@ class Data:
     labels: Sequence[str] = ()
     notes: Sequence[str] = field(default_factory=tuple)
     fingerprint: str = ''
+
+
+@dataclass(frozen=True)
+class Subset:
+    """Some of the examples, in the order of `indices`."""
+
+    examples: Examples
+    indices: np.ndarray
+
+    def __len__(self) -> int:
+        return len(self.indices)
+
+    def __getitem__(self, index: int) -> Example:
+        return self.examples[int(self.indices[index])]
+
+    def digest(self, index: int) -> bytes:
+        """The digest of one example's content."""
+        return content_digest(self.examples, int(self.indices[index]))
+
+
+def take(split: Split, indices: np.ndarray) -> Split:
+    """The split that holds the examples at `indices` (K,), in that order."""
+    indices = np.asarray(indices, np.int64)
+    name_of = split.name_of
+    return Split(Subset(split.examples, indices), split.targets[indices], lambda index: name_of(int(indices[index])))
+
+
+def content_digest(examples: Examples, index: int) -> bytes:
+    """A digest of one example's picture: of the file where the source offers that, else of shape and pixels. Raises UnreadableError."""
+    own = getattr(examples, 'digest', None)
+    if own is not None:
+        return own(index)
+    image = np.ascontiguousarray(examples[index]['image'])
+    return hashlib.sha256(repr((image.shape, image.dtype.str)).encode() + image.tobytes()).digest()
+
+
+def fingerprint(splits: Mapping[str, Split], labels: Sequence[str], content: str = '') -> str:
+    """A digest of labels, split names and sizes, targets and example names, in order.
+
+    Args:
+      splits: by name; the order of the names does not matter.
+      labels: class names.
+      content: what the source adds to it (file sizes, the version of a data set).
+    """
+    digest = hashlib.sha256(repr((list(labels), content)).encode())
+    for name in sorted(splits):
+        split = splits[name]
+        digest.update(repr((name, len(split), split.targets.shape, split.targets.dtype.str)).encode())
+        digest.update(np.ascontiguousarray(split.targets).tobytes())
+        for index in range(len(split)):
+            digest.update(split.name_of(index).encode() + b'\0')
+    return digest.hexdigest()[:32]

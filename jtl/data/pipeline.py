@@ -1,0 +1,190 @@
+"""From a split to batches of numpy arrays, read ahead by threads or worker processes.
+
+A batch is a function of (split, seed, step, batch size) and of nothing else: a resumed run, another number of hosts or of
+workers sees the same batches in the same order.
+"""
+
+import math
+import os
+import sys
+import weakref
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from functools import lru_cache
+from typing import Any
+
+import numpy as np
+
+from jtl.data.base import Examples, Split
+from jtl.data.images import prepare
+from jtl.errors import UserError
+from jtl.models.preprocessing import Preprocessing
+
+_FOREVER = 2**40  # steps; grain wants a length
+
+
+def train_batches(
+    split: Split,
+    *,
+    batch_size: int,
+    seed: int,
+    first_step: int = 0,
+    size: tuple[int, int] | None = None,
+    preprocessing: Preprocessing,
+    crop: float = 1.0,
+    slots: slice | None = None,
+    workers: int = 0,
+) -> Iterator[dict[str, np.ndarray]]:
+    """Batches without end. Every epoch is a new permutation of the split; a batch may lie across two epochs.
+
+    Args:
+      split: at least one example.
+      batch_size: of the global batch.
+      seed: of the order.
+      first_step: the step of the first batch: `next(train_batches(..., first_step=7))` is batch 7.
+      size: height and width that the network reads; None: those of `preprocessing`.
+      preprocessing: of the weights.
+      crop: `augment.crop`; below 1, pictures come as `padded_size(size, crop)` and the device crops.
+      slots: the contiguous part of the global batch that this host reads; None: all of it.
+      workers: processes that read; 0: threads of this process.
+
+    Yields:
+      `image` (b, H, W, C) uint8, or float32 where the data are; `label` (b, ...) int32 or float32; `index` (b,) int32, the position in the split.
+    """
+    if not len(split):
+        raise UserError('The training split has no examples.')
+    positions = range(batch_size)[slots or slice(None)]
+    batches = _TrainBatches(split.examples, split.targets, _sized(preprocessing, size), crop, batch_size, seed, first_step, positions)
+    return _read_ahead(batches, workers)
+
+
+def eval_batches(
+    split: Split,
+    *,
+    batch_size: int,
+    preprocessing: Preprocessing,
+    size: tuple[int, int] | None = None,
+    slots: slice | None = None,
+    workers: int = 0,
+) -> Iterator[dict[str, np.ndarray]]:
+    """Each example exactly once, in order. The last batch is filled up with repetitions of the last example, masked.
+
+    Args:
+      split: may be empty: no batches.
+      batch_size: of the global batch.
+      preprocessing: of the weights.
+      size: height and width that the network reads; None: those of `preprocessing`.
+      slots: the contiguous part of the global batch that this host reads; None: all of it.
+      workers: processes that read; 0: threads of this process.
+
+    Yields:
+      As `train_batches`, and `mask` (b,) float32: 1, or 0 for filling. Shapes never change.
+    """
+    positions = range(batch_size)[slots or slice(None)]
+    return _read_ahead(_EvalBatches(split.examples, split.targets, _sized(preprocessing, size), batch_size, positions), workers)
+
+
+def epoch_steps(n: int, batch_size: int) -> int:
+    """Steps that see `n` examples at least once: `ceil(n / batch_size)`."""
+    return math.ceil(n / batch_size)
+
+
+def order(n: int, seed: int, first: int, count: int) -> np.ndarray:
+    """Positions (count,) in a split of `n` that the endless, shuffled sequence holds at `first`, `first + 1`, ..."""
+    places = np.arange(first, first + count)
+    return np.array([_permutation(n, seed, int(epoch))[place] for epoch, place in zip(places // n, places % n, strict=True)], np.int32)
+
+
+@lru_cache(maxsize=4)  # a batch lies across two epochs, and batches are read ahead
+def _permutation(n: int, seed: int, epoch: int) -> np.ndarray:
+    return np.random.default_rng([abs(seed), int(seed < 0), epoch]).permutation(n)
+
+
+@dataclass(frozen=True)
+class _TrainBatches:
+    """Random access: `[k]` is this host's part of batch `first_step + k`."""
+
+    examples: Examples
+    targets: np.ndarray
+    preprocessing: Preprocessing
+    crop: float
+    batch_size: int
+    seed: int
+    first_step: int
+    positions: range
+
+    def __len__(self) -> int:
+        return _FOREVER
+
+    def __getitem__(self, k: int) -> dict[str, np.ndarray]:
+        first = (self.first_step + k) * self.batch_size + self.positions.start
+        indices = order(len(self.examples), self.seed, first, len(self.positions))
+        return _batch(self.examples, self.targets, indices, self.preprocessing, self.crop)
+
+
+@dataclass(frozen=True)
+class _EvalBatches:
+    """Random access to the batches of one pass."""
+
+    examples: Examples
+    targets: np.ndarray
+    preprocessing: Preprocessing
+    batch_size: int
+    positions: range
+
+    def __len__(self) -> int:
+        return epoch_steps(len(self.examples), self.batch_size)
+
+    def __getitem__(self, k: int) -> dict[str, np.ndarray]:
+        last = len(self.examples) - 1
+        wanted = k * self.batch_size + np.arange(self.positions.start, self.positions.stop)
+        real = wanted <= last
+        # Filling costs nothing: every host reads the last example at most once for it.
+        batch = _batch(self.examples, self.targets, np.minimum(wanted, last).astype(np.int32), self.preprocessing, None)
+        return {**batch, 'mask': real.astype(np.float32)}
+
+
+def _batch(
+    examples: Examples, targets: np.ndarray, indices: np.ndarray, preprocessing: Preprocessing, crop: float | None
+) -> dict[str, np.ndarray]:
+    pictures: dict[int, np.ndarray] = {}
+    for index in indices.tolist():
+        if index not in pictures:
+            pictures[index] = prepare(np.asarray(examples[index]['image']), preprocessing, crop)
+    image = np.stack([pictures[index] for index in indices.tolist()])
+    return {'image': image, 'label': targets[indices], 'index': indices}
+
+
+def _sized(preprocessing: Preprocessing, size: tuple[int, int] | None) -> Preprocessing:
+    return preprocessing if size is None else replace(preprocessing, size=size)
+
+
+def _read_ahead(batches: Any, workers: int) -> Iterator[dict[str, np.ndarray]]:
+    """An iterator over `batches`, in order, that has the next ones read meanwhile."""
+    if not len(batches):
+        return iter(())
+    import grain
+
+    threads = 1 if workers else min(8, os.cpu_count() or 1)
+    source = grain.MapDataset.source(batches).to_iter_dataset(grain.ReadOptions(num_threads=threads, prefetch_buffer_size=2 * threads))
+    if workers:
+        _ready_for_processes()
+        source = source.mp_prefetch(grain.MultiprocessingOptions(num_workers=workers, per_worker_buffer_size=2))
+    iterator = iter(source)
+    # Copies let go of the shared memory in which processes hand over their arrays: who keeps a batch keeps no segment of it.
+    stream = ({key: np.array(value) if workers else value for key, value in batch.items()} for batch in iterator)
+    # Threads, processes and shared memory end with the stream, and before the interpreter's own end, which grain does not survive quietly.
+    weakref.finalize(stream, iterator.close)
+    return stream
+
+
+def _ready_for_processes() -> None:
+    """What grain's worker processes need: parsed absl flags (a notebook has none), and a user's file by value, for they cannot import it."""
+    import cloudpickle
+    from absl import flags
+
+    if not flags.FLAGS.is_parsed():
+        flags.FLAGS.mark_as_parsed()
+    for name, module in list(sys.modules.items()):
+        if name.startswith('jtl_file_'):
+            cloudpickle.register_pickle_by_value(module)
