@@ -22,7 +22,7 @@ class Task:
       kind: 'classification', 'multi_label' or 'regression'; what a report draws depends on it.
       head: the module, called as `head(features, mode) -> outputs`, a (B, K) float32 array; its parameters live at `heads/<name>/...`.
       loss: `(outputs, batch) -> (B,)` float32, the loss of each example, without averaging.
-      evaluate: `(outputs (N, K), targets (N, ...)) -> {metric: number}` over a whole split, in numpy.
+      evaluate: `(outputs (N, K), targets (N, ...)) -> {metric: number}` over a whole split, in numpy; a split without examples gives `{}`.
       baseline: `(train_targets, targets) -> {metric: number}`: what a constant guess learnt from the training targets scores.
       describe: `(outputs row (K,)) -> {...}` for a person: JSON data with 'label' and 'probability', or 'value'.
       primary: the metric that chooses the best checkpoint.

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 
 BINS = 15  # of the calibration error, as in Guo et al.
 
@@ -61,6 +61,69 @@ def classification_metrics(
     result['macro_f1'] = macro_f1(np.diag(counts), counts.sum(axis=0), counts.sum(axis=1))
     result['ece'] = expected_calibration_error(np.exp(log_p), targets)
     return result
+
+
+def multi_label_metrics(outputs: Float[np.ndarray, 'n k'], targets: Float[np.ndarray, 'n k']) -> dict[str, float]:
+    """Figures of a multi-label classifier over a split; a label is predicted from a probability of 0.5 (a logit of 0) up.
+
+    Args:
+      outputs: (N, K) logits.
+      targets: (N, K) of 0 and 1.
+
+    Returns:
+      'loss' (binary cross-entropy in nats, averaged over labels), 'mean_average_precision' (over the labels that occur among the
+      targets), 'micro_f1', 'macro_f1' and 'exact_match' (all K labels right); `{}` without examples.
+    """
+    if len(outputs) == 0:
+        return {}
+    x, y = outputs.astype(np.float64), targets.astype(np.float64)
+    true, predicted = y > 0.5, x >= 0
+    right, guessed, support = (true & predicted).sum(axis=0), predicted.sum(axis=0), true.sum(axis=0)
+    return {
+        'loss': float((np.logaddexp(0, x) - x * y).mean()),
+        'mean_average_precision': mean_average_precision(x, true),
+        'micro_f1': float(ratio(2 * right.sum(), guessed.sum() + support.sum())),
+        'macro_f1': macro_f1(right, guessed, support),
+        'exact_match': float((true == predicted).all(axis=1).mean()),
+    }
+
+
+def mean_average_precision(scores: Float[np.ndarray, 'n k'], targets: Bool[np.ndarray, 'n k']) -> float:
+    """Mean over the labels that occur of the area under precision against recall, without interpolation; 0 where none occurs."""
+    from sklearn.metrics import average_precision_score
+
+    if not np.isfinite(scores).all():  # scikit-learn refuses them
+        return float('nan')
+    each = [average_precision_score(y, x) for x, y in zip(scores.T, targets.T, strict=True) if y.any()]
+    return float(np.mean(each)) if each else 0.0
+
+
+def regression_metrics(outputs: Float[np.ndarray, 'n k'], targets: Float[np.ndarray, 'n ...'], labels: Sequence[str]) -> dict[str, float]:
+    """Figures of a regression over a split.
+
+    Args:
+      outputs: (N, K) values.
+      targets: (N,) or (N, K) values in the same units.
+      labels: the K names.
+
+    Returns:
+      'loss' (mean squared error over examples and outputs), 'rmse' (its root), 'mae', 'r2' (mean over outputs; 1 for a perfect
+      prediction of a constant, else 0, as in scikit-learn), and where K > 1 each also as 'rmse/<label>', 'mae/<label>',
+      'r2/<label>'; `{}` without examples.
+    """
+    n, k = outputs.shape
+    if n == 0:
+        return {}
+    y = np.asarray(targets, np.float64).reshape(n, k)
+    error = outputs.astype(np.float64) - y
+    squared, absolute = (error**2).mean(axis=0), np.abs(error).mean(axis=0)
+    constant = np.ptp(y, axis=0) == 0  # not `variance == 0`: the variance of equal floats may round to 1e-34
+    r2 = np.where(constant, squared == 0, 1 - ratio(squared, y.var(axis=0)))
+    result = {'loss': squared.mean(), 'rmse': np.sqrt(squared.mean()), 'mae': absolute.mean(), 'r2': r2.mean()}
+    if k > 1:
+        for name, values in (('rmse', np.sqrt(squared)), ('mae', absolute), ('r2', r2)):
+            result |= {f'{name}/{label}': value for label, value in zip(labels, values, strict=True)}
+    return {name: float(value) for name, value in result.items()}
 
 
 def confusion(targets: Int[np.ndarray, ' n'], predicted: Int[np.ndarray, ' n'], k: int) -> Int[np.ndarray, 'k k']:
