@@ -170,12 +170,21 @@ def _read_ahead(batches: Any, workers: int) -> Iterator[dict[str, np.ndarray]]:
     if workers:
         _ready_for_processes()
         source = source.mp_prefetch(grain.MultiprocessingOptions(num_workers=workers, per_worker_buffer_size=2))
-    iterator = iter(source)
-    # Copies let go of the shared memory in which processes hand over their arrays: who keeps a batch keeps no segment of it.
-    stream = ({key: np.array(value) if workers else value for key, value in batch.items()} for batch in iterator)
-    # Threads, processes and shared memory end with the stream, and before the interpreter's own end, which grain does not survive quietly.
-    weakref.finalize(stream, iterator.close)
+    held = [iter(source)]
+    stream = _stream(held, len(batches))
+    # Threads, processes and shared memory must end with the stream, and before the interpreter's own end, which grain does not survive quietly.
+    weakref.finalize(stream, _close, held)
     return stream
+
+
+def _stream(held: list[Any], count: int) -> Iterator[dict[str, np.ndarray]]:
+    for _ in range(count):
+        # Copies let go of the shared memory in which processes hand over their arrays: who keeps a batch keeps no segment of it.
+        yield {key: np.array(value) for key, value in next(held[0]).items()}
+
+
+def _close(held: list[Any]) -> None:
+    held.pop().close()
 
 
 def _ready_for_processes() -> None:
