@@ -45,14 +45,14 @@ def build_task(section: Mapping[str, Any], labels: Sequence[str] = (), target_sh
     function = lookup(name, TASKS, 'task')
     declared = inspect.signature(function).parameters
     options = {key: value for key, value in section.items() if key != 'name'}
+    for key in _FROM_DATA:
+        if key in options:
+            raise UserError(f'task.{key}: this comes from the data set and is no option of a task. Leave it out.')
     if not any(p.kind is p.VAR_KEYWORD for p in declared.values()):
         known = [key for key in declared if key not in _FROM_DATA]
         for key in options:
             if key not in known:
                 raise UserError(f'task.{key}: the task {name!r} has no option {key!r}. {did_you_mean(key, known)}'.rstrip())
-    for key in _FROM_DATA:
-        if key in options:
-            raise UserError(f'task.{key}: this comes from the data set and is no option of a task. Leave it out.')
     if 'target_shape' in declared:
         options['target_shape'] = target_shape
     return function(labels=tuple(labels), **options)

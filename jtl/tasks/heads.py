@@ -130,12 +130,14 @@ def build_head(
         raise UserError(
             f"task.hidden: the head 'linear' has no hidden layers, found {tuple(hidden)}. Set task.head='mlp' or leave them out."
         )
+    if not isinstance(zero_init, bool):
+        raise UserError(f'task.zero_init: expected True or False, found {zero_init!r}.')
     return Head(
         outputs=outputs,
         hidden=tuple(hidden),
         dropout=fraction('dropout', dropout),
         activation=_choice('activation', activation, ACTIVATIONS),
-        zero_init=bool(zero_init),
+        zero_init=zero_init,
         dtype=jnp.dtype(_choice('dtype', dtype, _DTYPES)),
         param_dtype=jnp.dtype(_choice('param_dtype', param_dtype, _DTYPES)),
     )

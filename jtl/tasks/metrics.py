@@ -79,8 +79,10 @@ def multi_label_metrics(outputs: Float[np.ndarray, 'n k'], targets: Float[np.nda
     x, y = outputs.astype(np.float64), targets.astype(np.float64)
     true, predicted = y > 0.5, x >= 0
     right, guessed, support = (true & predicted).sum(axis=0), predicted.sum(axis=0), true.sum(axis=0)
+    with np.errstate(invalid='ignore'):  # infinite outputs become NaN; the loss then says so
+        loss = (np.logaddexp(0, x) - x * y).mean()
     return {
-        'loss': float((np.logaddexp(0, x) - x * y).mean()),
+        'loss': float(loss),
         'mean_average_precision': mean_average_precision(x, true),
         'micro_f1': float(ratio(2 * right.sum(), guessed.sum() + support.sum())),
         'macro_f1': macro_f1(right, guessed, support),
