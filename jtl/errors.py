@@ -12,8 +12,13 @@ class UserError(Exception):
 
 
 def nearest(word: str, choices: Iterable[str], n: int = 3) -> list[str]:
-    """The at most `n` choices that are spelled most like `word`, best first."""
-    return difflib.get_close_matches(word, list(choices), n=n, cutoff=0.5)
+    """The at most `n` choices that are spelled most like `word`, best first; an exact one leads, else case does not matter."""
+    choices = dict.fromkeys(choices)
+    folded: dict[str, list[str]] = {}  # choices by their spelling without case
+    for choice in sorted(choices, key=lambda c: c != word):
+        folded.setdefault(choice.casefold(), []).append(choice)
+    close = difflib.get_close_matches(word.casefold(), folded, n=n, cutoff=0.5)
+    return [choice for spelling in close for choice in folded[spelling]][:n]
 
 
 def did_you_mean(word: str, choices: Iterable[str]) -> str:

@@ -26,11 +26,11 @@ def lookup(name: str, table: Mapping[str, str], what: str) -> Callable[..., Any]
     Raises:
       UserError: an unknown name (with the nearest known ones), a file or module that is not there, or no such function in it.
     """
-    where = table.get(name, name)
+    where = table.get(name, name) if isinstance(name, str) else ''
     module_name, colon, attribute = where.rpartition(':')
     if not colon:
         raise UserError(
-            f'{what}.name: there is no {what} {name!r}. {did_you_mean(name, table)} Your own: "path/to/file.py:function".'.replace(
+            f'{what}.name: there is no {what} {name!r}. {did_you_mean(str(name), table)} Your own: "path/to/file.py:function".'.replace(
                 '  ', ' '
             )
         )
@@ -43,6 +43,8 @@ def lookup(name: str, table: Mapping[str, str], what: str) -> Callable[..., Any]
 
 
 def _module(name: str, what: str) -> Any:
+    if not name or name.startswith('.'):  # relative to nothing
+        raise UserError(f'{what}.name: there is no importable module {name!r}. A file is written "path/to/file.py:function".')
     try:
         return importlib.import_module(name)
     except ModuleNotFoundError as error:
@@ -65,6 +67,9 @@ def _file_module(name: str, what: str) -> Any:
     sys.modules[key] = module
     try:
         spec.loader.exec_module(module)
+    except SyntaxError as error:
+        del sys.modules[key]
+        raise UserError(f'{what}.name: {error.filename}, line {error.lineno}: {error.msg}.') from None
     except BaseException:
         del sys.modules[key]
         raise

@@ -13,7 +13,7 @@ A rule is a pattern and a value. A pattern is a Python regular expression that m
 """
 
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Final
 
@@ -68,12 +68,14 @@ def as_rules(pairs: Iterable[Rule | Sequence[Any]], *, optional: bool = False, o
 
     Raises RuleError for anything that is not a pair whose first item is a regular expression.
     """
+    if not isinstance(pairs, Iterable) or isinstance(pairs, str | Mapping):
+        raise RuleError(f'{origin or "rules"}: rules are pairs (pattern, value), found {pairs!r}.')
     rules = []
     for pair in pairs:
         if isinstance(pair, Rule):
             rules.append(replace(pair, origin=pair.origin or origin))
             continue
-        if isinstance(pair, str) or len(pair) != 2 or not isinstance(pair[0], str):
+        if not isinstance(pair, list | tuple) or len(pair) != 2 or not isinstance(pair[0], str):
             raise RuleError(f'{origin or "rules"}: a rule is a pair (pattern, value), found {pair!r}.')
         rules.append(Rule(pair[0], pair[1], optional, origin))
     for rule in rules:
@@ -147,7 +149,7 @@ def _called(rule: Rule, what: str) -> str:
 def _compile(rule: Rule) -> re.Pattern[str]:
     try:
         return re.compile(rule.pattern)  # `re` keeps its own cache
-    except re.error as error:
+    except (re.error, OverflowError, RecursionError) as error:  # the last two: absurd repetitions, absurd nesting
         raise RuleError(f'{rule.origin or "rules"}: {rule.pattern!r} is no regular expression: {error}.') from None
 
 
