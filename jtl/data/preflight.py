@@ -1,0 +1,151 @@
+"""What is wrong with a data set, found before anything is compiled."""
+
+import os
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from jtl.data.base import Data, Split, UnreadableError, content_digest
+from jtl.data.select import drop
+from jtl.errors import UserError
+
+NAMED = 10
+"""How many of a kind of finding are named one by one."""
+
+
+@dataclass(frozen=True)
+class Preflight:
+    """What was found.
+
+    Attributes:
+      data: the data without the examples that cannot be read.
+      labels: class names.
+      counts: for each split, the number of examples of each class, in the order of `labels`; for data without classes, of all: (n,).
+      checked: for each split, how many examples were opened.
+      duplicates: pairs of names of examples with the same content in two different splits.
+      unreadable: messages, one for each example that was left out.
+      warnings: what a person should know before they believe a result.
+      notes: what opening the data said.
+    """
+
+    data: Data
+    labels: Sequence[str]
+    counts: Mapping[str, tuple[int, ...]]
+    checked: Mapping[str, int]
+    duplicates: tuple[tuple[str, str], ...] = ()
+    unreadable: tuple[str, ...] = ()
+    warnings: tuple[str, ...] = ()
+    notes: tuple[str, ...] = field(default_factory=tuple)
+
+    def text(self) -> str:
+        """A table of counts, then notes and warnings, a line each."""
+        head = ['class', *self.counts]
+        rows = []
+        if self.labels:
+            rows = [[label, *(str(counts[k]) for counts in self.counts.values())] for k, label in enumerate(self.labels)]
+        sizes = {name: len(split) for name, split in self.data.splits.items()}
+        rows.append(['all', *map(str, sizes.values())])
+        if self.checked != sizes:
+            rows.append(['opened', *(str(self.checked[split]) for split in self.counts)])
+        widths = [max(len(row[k]) for row in [head, *rows]) for k in range(len(head))]
+        lines = [
+            '  '.join(cell.rjust(w) if k else cell.ljust(w) for k, (cell, w) in enumerate(zip(row, widths, strict=True)))
+            for row in [head, *rows]
+        ]
+        lines += [f'note: {note}' for note in self.notes] + [f'warning: {warning}' for warning in self.warnings]
+        return '\n'.join(line.rstrip() for line in lines)
+
+
+def preflight(data: Data, *, max_unreadable: int = 0, limit: int = 20_000) -> Preflight:
+    """Open the examples once: which cannot be read, which occur in two splits, which classes lack examples.
+
+    Args:
+      data: as loaded.
+      max_unreadable: so many unreadable examples are left out and named; more are an error.
+      limit: of each split at most so many are opened, evenly spread over it; the result says so. With `max_unreadable` above 0
+        all are, for one that was not looked at cannot be left out.
+
+    Raises:
+      UserError: more unreadable examples than allowed, or a training split that lacks every example.
+    """
+    bad: dict[str, list[int]] = {}
+    messages: list[str] = []
+    digests: dict[bytes, tuple[str, str]] = {}  # content -> (split, name) where it was first seen
+    checked: dict[str, int] = {}
+    duplicates: list[tuple[str, str]] = []
+    for name, split in data.splits.items():
+        indices = _spread(len(split), len(split) if max_unreadable else limit)
+        checked[name] = len(indices)
+        for index, found in zip(indices.tolist(), _open_all(split, indices), strict=True):
+            if isinstance(found, UnreadableError):
+                bad.setdefault(name, []).append(index)
+                messages.append(str(found))
+                continue
+            first = digests.setdefault(found, (name, split.name_of(index)))
+            if first[0] != name:
+                duplicates.append((first[1], split.name_of(index)))
+    if len(messages) > max_unreadable:
+        raise UserError(
+            f'data: {len(messages)} of the {sum(checked.values())} examples opened cannot be read, and data.max_unreadable is {max_unreadable}:\n'
+            + _listing(messages)
+            + f'\nMend or remove them, or set data.max_unreadable={len(messages)} to leave them out.'
+        )
+    notes = tuple(data.notes)
+    for name, indices_of in bad.items():
+        data = drop(data, name, indices_of, f'{name}: {len(indices_of)} unreadable examples are left out.')
+        checked[name] -= len(indices_of)
+    counts = {name: _counts(split, data.labels) for name, split in data.splits.items()}
+    warnings = [f'left out: {message}' for message in messages] + _class_warnings(counts, data.labels)
+    if not len(data.splits['train']):
+        raise UserError('data: the training split has no examples left.')
+    if duplicates:
+        pairs = [f'{a} = {b}' for a, b in duplicates]
+        warnings.append(f'{len(pairs)} examples have the same content as one of another split, so scores are too good:\n{_listing(pairs)}')
+    for name, count in checked.items():
+        if count < len(data.splits[name]):
+            warnings.append(
+                f'{name}: only {count} of {len(data.splits[name])} examples were opened, evenly spread; the others may hold duplicates or damage.'
+            )
+    return Preflight(data, tuple(data.labels), counts, checked, tuple(duplicates), tuple(messages), tuple(warnings), notes)
+
+
+def _spread(n: int, limit: int) -> np.ndarray:
+    """At most `limit` positions out of `n`, evenly spread."""
+    return np.arange(n) if n <= limit else np.linspace(0, n - 1, limit).astype(np.int64)
+
+
+def _open_all(split: Split, indices: np.ndarray) -> list[bytes | UnreadableError]:
+    def one(index: int) -> bytes | UnreadableError:
+        try:
+            return content_digest(split.examples, index)
+        except UnreadableError as error:
+            return error
+
+    with ThreadPoolExecutor(min(16, (os.cpu_count() or 1) + 1)) as pool:  # decoding and hashing release the interpreter lock
+        return list(pool.map(one, indices.tolist()))
+
+
+def _counts(split: Split, labels: Sequence[str]) -> tuple[int, ...]:
+    if labels and split.targets.dtype.kind == 'i' and split.targets.ndim == 1:
+        return tuple(np.bincount(split.targets, minlength=len(labels)).tolist())
+    if labels and split.targets.ndim == 2 and split.targets.shape[1] == len(labels):
+        return tuple((split.targets > 0.5).sum(axis=0).tolist())
+    return (len(split),)
+
+
+def _class_warnings(counts: Mapping[str, tuple[int, ...]], labels: Sequence[str]) -> list[str]:
+    warnings = []
+    for split, numbers in counts.items():
+        absent = [label for label, count in zip(labels, numbers, strict=True) if not count] if labels else []
+        if absent:
+            names = ', '.join(absent[:NAMED]) + (f' and {len(absent) - NAMED} more' if len(absent) > NAMED else '')
+            meant = 'cannot be learnt' if split == 'train' else 'is not measured there'
+            warnings.append(f'{split} has no example of {names}: what is absent {meant}.')
+    return warnings
+
+
+def _listing(lines: Sequence[str]) -> str:
+    more = [f'  and {len(lines) - NAMED} more'] if len(lines) > NAMED else []
+    return '\n'.join([f'  {line}' for line in lines[:NAMED]] + more)
