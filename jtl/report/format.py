@@ -4,25 +4,27 @@ import math
 from typing import Any
 
 # Metrics in [0, 1] that people read as percentages; whatever else is a number in its own unit.
-_FRACTIONS = frozenset(('accuracy', 'precision', 'recall', 'f1', 'ece', 'auc', 'jaccard'))
+_SHARES = frozenset(('accuracy', 'precision', 'recall', 'f1', 'ece', 'auc', 'match'))
+_IN_UNITS = frozenset(('loss', 'nll', 'mse', 'rmse', 'mae', 'r2'))
 
 
-def is_fraction(metric: str) -> bool:
-    """Whether a metric such as 'test/accuracy' is a share of 1, to be shown in percent."""
-    return not _FRACTIONS.isdisjoint(metric.rpartition('/')[2].split('_'))
+def is_share(metric: str) -> bool:
+    """Whether a metric such as 'accuracy' or 'test/macro_f1' is a share of 1, to be shown in percent; 'test/rmse/<output>' is not."""
+    parts = metric.split('/')[:2]
+    return _IN_UNITS.isdisjoint(parts) and any(not _SHARES.isdisjoint(part.split('_')) for part in parts)
 
 
 def number(metric: str, value: float | None) -> str:
     """A metric's value: '83.3 %' for a share of 1, else four significant digits; '–' for None and NaN."""
     if value is None or math.isnan(value):
         return '–'
-    return f'{100 * value:.1f} %' if is_fraction(metric) else significant(value)
+    return f'{100 * value:.1f} %' if is_share(metric) else significant(value)
 
 
 def difference(metric: str, value: float, *, sign: bool = True, unit: bool = True) -> str:
     """A difference of two values of a metric: '+5.2 points' for shares of 1, else '+0.123'."""
     plus = '+' if sign else ''
-    if not is_fraction(metric):
+    if not is_share(metric):
         return minus(f'{value:{plus}.4g}')
     return minus(f'{100 * value:{plus}.1f}') + (' points' if unit else '')
 

@@ -15,7 +15,7 @@ class Markup(str):
 
 def join(*parts: Any) -> Markup:
     """The parts one after the other; text is escaped, None left out, sequences flattened."""
-    pieces = []
+    pieces: list[str] = []
     for part in parts:
         if part is None:
             continue
@@ -81,12 +81,12 @@ def details(summary: str, *children: Any) -> Markup:
 
 def page(title: str, subtitle: str, sections: Iterable[tuple[str, Markup]]) -> str:
     """A whole self-contained document: sections in order with a table of contents; those without a body are left out."""
-    sections = [(f's{i}', name, body) for i, (name, body) in enumerate(sections) if body]
-    contents = tag('nav', [tag('a', name, href=f'#{key}') for key, name, _ in sections], aria_label='Contents')
+    parts = [(f's{i}', name, body) for i, (name, body) in enumerate(sections) if body]
+    contents = tag('nav', [tag('a', name, href=f'#{key}') for key, name, _ in parts], aria_label='Contents')
     body = join(
         tag('header', tag('h1', title), tag('p', subtitle, class_='lead')),
         contents,
-        tag('main', [tag('section', tag('h2', name), content, id=key) for key, name, content in sections]),
+        tag('main', [tag('section', tag('h2', name), content, id=key) for key, name, content in parts]),
     )
     head = join(
         tag('meta', charset='utf-8'),

@@ -1,0 +1,132 @@
+"""Training curves over steps, from the rows of metrics.jsonl."""
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from jtl.report.canvas import COLOURS, SOFT, literal, picture
+from jtl.report.format import is_share, number
+
+_POINTS = 400  # of one curve: more cannot be told apart at this size
+
+
+def _series(rows: Sequence[Mapping[str, Any]], key: str) -> tuple[np.ndarray, np.ndarray]:
+    """Steps and values of `key`, thinned to means of neighbours; a value that was no finite number is NaN."""
+    found = [(row['step'], row[key]) for row in rows if key in row]
+    steps = np.array([step for step, _ in found], np.float64)
+    values = np.array([math.nan if value is None else value for _, value in found], np.float64)
+    if len(steps) > _POINTS:
+        edges = np.linspace(0, len(steps), _POINTS + 1).astype(int)[:-1]
+        sizes = np.diff([*edges, len(steps)])
+        steps, values = np.add.reduceat(steps, edges) / sizes, np.add.reduceat(values, edges) / sizes
+    return steps, values
+
+
+def _by_phase(rows: Sequence[Mapping[str, Any]], key: str) -> tuple[np.ndarray, np.ndarray]:
+    """As `_series`, with a gap between phases: a schedule starts again, and no line should lead there."""
+    gap = (np.array([math.nan]), np.array([math.nan]))
+    phases = dict.fromkeys(row.get('phase', 0) for row in rows)
+    parts = [part for phase in phases for part in (_series([row for row in rows if row.get('phase', 0) == phase], key), gap)]
+    return np.concatenate([steps for steps, _ in parts]), np.concatenate([values for _, values in parts])
+
+
+def _smooth(values: np.ndarray) -> np.ndarray:
+    """A centred running mean over about a twentieth of the curve, narrower at its ends."""
+    reach = max(len(values) // 40, 1)
+    windows = (values[max(i - reach, 0) : i + reach + 1] for i in range(len(values)))
+    finite = (window[np.isfinite(window)] for window in windows)
+    return np.array([window.mean() if window.size else math.nan for window in finite])
+
+
+def phase_starts(rows: Sequence[Mapping[str, Any]]) -> list[tuple[float, str]]:
+    """The step before the first row of each phase, with the phase's name, in order."""
+    starts: dict[int, tuple[float, str]] = {}
+    last = 0.0
+    for row in sorted(rows, key=lambda row: row['step']):
+        phase = row.get('phase', 0)
+        if phase not in starts:
+            starts[phase] = (last, str(row.get('phase_name', '') or f'phase {phase}'))
+        last = float(row['step'])
+    return list(starts.values())
+
+
+def _mark_phases(axes: Any, rows: Sequence[Mapping[str, Any]]) -> None:
+    """Every other phase on a faint ground, its name above where there is room."""
+    if not rows:
+        return
+    starts, first, end = phase_starts(rows), 0.0, float(max(row['step'] for row in rows))
+    axes.set_xlim(first, max(end * 1.01, 1.0))
+    if len(starts) < 2:
+        return
+    ends = [step for step, _ in starts[1:]] + [end]
+    for i, ((start, name), stop) in enumerate(zip(starts, ends, strict=True)):
+        if i % 2:
+            axes.axvspan(start, stop, color='#000000', alpha=0.035, linewidth=0)
+        if i:
+            axes.axvline(start, color=SOFT, linewidth=0.8, linestyle=(0, (2, 2)))
+        room = int((stop - start) / max(end, 1.0) * 62)  # letters, about
+        if room >= 2:
+            text = name if len(name) <= room else name[: room - 1] + '…'
+            axes.text((start + stop) / 2, 1.01, literal(text), transform=axes.get_xaxis_transform(), ha='center', va='bottom', fontsize=8)
+
+
+def curves(rows: Sequence[Mapping[str, Any]], baseline: Mapping[str, float] | None = None) -> list[tuple[str, str]]:
+    """Training over steps, from the rows of metrics.jsonl.
+
+    Args:
+      rows: as `jtl.report.logs.read_rows` gives them.
+      baseline: constant-guess values by row name ('validation/accuracy'), drawn dashed.
+
+    Returns:
+      (caption, data URI) of the loss, each kind of evaluation metric, the learning rates and the gradient norm, those of which there are rows.
+    """
+    baseline = baseline or {}
+    keys = list(dict.fromkeys(key for row in rows for key in row if key not in ('step', 'phase', 'phase_name')))
+    evaluated = [key for key in keys if key.count('/') == 1 and key.partition('/')[0] not in ('train', 'lr')]
+    losses = [key for key in keys if key == 'train/loss'] + [key for key in evaluated if key.endswith('/loss')]
+    drawn = [('Loss', _curve(rows, losses, 'loss', baseline))] if losses else []
+    shares = [key for key in evaluated if is_share(key) and not key.endswith('/ece')]
+    if shares:
+        drawn.append(('Evaluation metrics', _curve(rows, shares[:5], 'percent', baseline)))
+    others = [key for key in evaluated if not is_share(key) and not key.endswith(('/loss', '/nll'))]
+    for name in list(dict.fromkeys(key.rpartition('/')[2] for key in others))[:4]:
+        drawn.append((name, _curve(rows, [key for key in others if key.rpartition('/')[2] == name], name, baseline)))
+    rates = [key for key in keys if key.startswith('lr/')]
+    if rates:
+        drawn.append(('Learning rate of each group', _curve(rows, rates, 'learning rate', {}, log=True)))
+    if 'grad_norm' in keys:
+        drawn.append(('Gradient norm over what trains, before clipping', _curve(rows, ['grad_norm'], 'gradient norm', {}, log=True)))
+    return drawn
+
+
+def _curve(rows: Sequence[Mapping[str, Any]], keys: Sequence[str], unit: str, baseline: Mapping[str, float], log: bool = False) -> str:
+    with picture(5.4, 2.9) as drawn:
+        axes = drawn.figure.add_subplot()
+        scale = 100.0 if unit == 'percent' else 1.0
+        shown = keys[: 2 * len(COLOURS)]
+        for i, key in enumerate(shown):
+            steps, values = _by_phase(rows, key) if key.startswith('lr/') else _series(rows, key)
+            if log:
+                values = np.where(values > 0, values, math.nan)  # a rate of zero has no place on a log axis
+            colour, style = COLOURS[i % len(COLOURS)], '-' if i < len(COLOURS) else '--'
+            label = literal(key.removeprefix('lr/'))
+            marker = 'o' if len(steps) <= 40 else None
+            if key in ('train/loss', 'grad_norm') and len(steps) > 60:
+                axes.plot(steps, scale * values, color=colour, alpha=0.3, linewidth=0.7)
+                axes.plot(steps, scale * _smooth(values), color=colour, linewidth=1.6, label=label)
+            else:
+                axes.plot(steps, scale * values, style, color=colour, linewidth=1.6, marker=marker, markersize=3, label=label)
+            if baseline.get(key) is not None and math.isfinite(baseline[key]):
+                line = f'majority {number(key, baseline[key])}' if unit == 'percent' else f'baseline {number(key, baseline[key])}'
+                axes.axhline(scale * baseline[key], color=colour, linewidth=1, linestyle=(0, (4, 3)), label=f'{label}: {line}')
+        if log:
+            axes.set_yscale('log')
+        axes.set_xlabel('step')
+        axes.set_ylabel(unit)
+        _mark_phases(axes, rows)
+        if len(shown) > 1 or baseline or len(keys) > 1:
+            columns = 1 if len(shown) <= 8 else 2
+            axes.legend(loc='best', ncols=columns, labelcolor=SOFT, handlelength=1.6, borderaxespad=0.3, labelspacing=0.3)
+    return drawn.uri

@@ -1,0 +1,110 @@
+"""Single examples in a report: the worst mistakes, with thumbnails where the examples are pictures."""
+
+import base64
+import io
+import math
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+
+from jtl.report.format import significant
+from jtl.report.page import Markup, join, table, tag
+
+_SHOWN = 24
+_SIDE = 192  # pixels of a thumbnail's longer side: twice what is shown, for dense screens
+_TINY = 64  # pictures up to this side are shown with their pixels, enlarged
+
+
+def worst_mistakes(
+    split: Any, p: np.ndarray, predicted: np.ndarray, labels: Sequence[str], thumbnail: Callable[[str, int], np.ndarray] | None
+) -> Markup:
+    """The wrong examples of the highest loss.
+
+    Args:
+      split: a `SplitOutputs`.
+      p: (N, K) probabilities.
+      predicted: (N,) class numbers, or (N, K) booleans of several labels an example.
+      labels: K names.
+      thumbnail: as in `RunRecord`.
+    """
+    many = predicted.ndim == 2
+    truth = np.asarray(split.targets) > 0.5 if many else np.asarray(split.targets, np.int64)
+    wrong = (predicted != truth).any(axis=1) if many else predicted != truth
+    order = _worst(split.losses)
+    chosen = [int(i) for i in order if wrong[i]][:_SHOWN]
+    if not chosen:
+        return tag('p', f'There are none: all {len(wrong):,} predictions are right.')
+    shown = []
+    for i in chosen:
+        if many:
+            missed, added = np.flatnonzero(truth[i] & ~predicted[i]).tolist(), np.flatnonzero(predicted[i] & ~truth[i]).tolist()
+            said = ' '.join(
+                [f'+{labels[k]} ({_percent(p[i, k])})' for k in added] + [f'−{labels[k]} ({_percent(p[i, k])})' for k in missed]
+            )
+            true = ', '.join(labels[k] for k in np.flatnonzero(truth[i])) or 'none'
+        else:
+            said = f'{labels[predicted[i]]} {_percent(p[i, predicted[i]])}'
+            true = f'{labels[truth[i]]} {_percent(p[i, truth[i]])}'
+        shown.append((i, said, true))
+    note = (
+        '+ predicted but not true, − true but not predicted; each with its probability.'
+        if many
+        else 'Each with its probability; the highest loss first.'
+    )
+    return join(tag('p', note, class_='lead'), _gallery(split, shown, 'predicted', thumbnail))
+
+
+def worst_errors(split: Any, targets: np.ndarray, names: Sequence[str], thumbnail: Callable[[str, int], np.ndarray] | None) -> Markup:
+    """The examples of the highest loss in a regression; `targets` is (N, K)."""
+
+    def told(values: np.ndarray) -> str:
+        pairs = [
+            significant(float(v)) if len(names) == 1 else f'{name} {significant(float(v), 3)}'
+            for name, v in zip(names, values, strict=True)
+        ]
+        return ', '.join(pairs[:4]) + (' …' if len(pairs) > 4 else '')
+
+    shown = [(int(i), told(split.outputs[i]), told(targets[i])) for i in _worst(split.losses)[:_SHOWN]]
+    return _gallery(split, shown, 'predicted', thumbnail)
+
+
+def _worst(losses: np.ndarray) -> np.ndarray:
+    """Positions by falling loss, one that is no number first."""
+    return np.argsort(-np.nan_to_num(np.asarray(losses, np.float64), nan=math.inf), kind='stable')
+
+
+def _gallery(split: Any, shown: Sequence[tuple[int, str, str]], verb: str, thumbnail: Callable[[str, int], np.ndarray] | None) -> Markup:
+    if thumbnail is None:
+        rows = [[tag('code', split.names[i]), said, true, significant(float(split.losses[i]), 3)] for i, said, true in shown]
+        return table(['example', verb, 'true', 'loss'], rows, numeric=(3,))
+    frames = []
+    for i, said, true in shown:
+        uri, tiny = thumbnail_uri(thumbnail(split.name, i))
+        image = tag('img', src=uri, alt=f'{split.names[i]}', class_='tiny' if tiny else None, loading='lazy')
+        lines = (tag('strong', said), tag('div', f'true: {true}'), tag('div', split.names[i], class_='soft'))
+        frames.append(tag('figure', tag('div', image, class_='frame'), tag('figcaption', *lines)))
+    return tag('div', frames, class_='mistakes')
+
+
+def _percent(p: float) -> str:
+    return f'{100 * p:.0f} %'
+
+
+def thumbnail_uri(picture: np.ndarray) -> tuple[str, bool]:
+    """An (H, W, C) uint8 picture of 1, 3 or 4 channels as a small data URI, and whether it is so small that its pixels show."""
+    from PIL import Image
+
+    pixels = np.asarray(picture, np.uint8)
+    if pixels.ndim == 2:
+        pixels = pixels[:, :, None]
+    # Other numbers of channels are no colours: their first is shown in grey.
+    image = Image.fromarray(pixels if pixels.shape[2] in (3, 4) else pixels[:, :, 0])
+    tiny = max(image.size) <= _TINY
+    image.thumbnail((_SIDE, _SIDE))
+    buffer = io.BytesIO()
+    if tiny or image.mode == 'RGBA':
+        image.save(buffer, 'PNG', optimize=True)
+        return 'data:image/png;base64,' + base64.b64encode(buffer.getvalue()).decode(), tiny
+    image.save(buffer, 'JPEG', quality=82)
+    return 'data:image/jpeg;base64,' + base64.b64encode(buffer.getvalue()).decode(), tiny
