@@ -9,7 +9,7 @@ A schedule counts from 0 in every phase. With `lr` the peak, `steps` = T the len
     constant    shape(p) = 1
     cosine      shape(p) = f + (1 - f) * (1 + cos(pi p)) / 2        SGDR without restarts, Loshchilov & Hutter 2017, arXiv:1608.03983, eq. 5
     linear      shape(p) = 1 - (1 - f) * p
-    step        shape    = factor ** (number of milestones m with t >= round(m T)); f is not read
+    step        shape    = factor ** (number of milestones m with t >= max(1, round(m T))); f is not read
 
 `final` is reached at t = T, one step past the last, so that the last step still moves; from there on the rate stays.
 
@@ -75,7 +75,7 @@ def make_schedule(
     if steps < 1:
         raise UserError(f'{where}: a schedule needs at least one step, found steps = {steps}.')
     w = warmup_steps(warmup, steps, where)
-    bounds = [round(m * steps) for m in milestones]
+    bounds = [max(1, round(m * steps)) for m in milestones]  # the first step has the full rate however short the phase
 
     def constant(t: jax.Array, p: jax.Array) -> jax.Array:
         return jnp.ones_like(p)

@@ -201,7 +201,8 @@ def test_a_count_never_meets_moments_of_another_age():
 
 def test_migrate_works_in_jit_on_shapes_and_keeps_shardings():
     params = params_of(SHAPES)
-    old_labels, new_labels = dict.fromkeys(list(SHAPES)[1:], 'a@0'), {list(SHAPES)[0]: 'a@1', **dict.fromkeys(list(SHAPES)[1:], 'b@0')}
+    first, *rest = SHAPES
+    old_labels, new_labels = dict.fromkeys(rest, 'a@0'), {first: 'a@1', **dict.fromkeys(rest, 'b@0')}
     old_tx, tx = optimizer(old_labels, {'a@0': ADAM}), optimizer(new_labels, {'a@1': SGD, 'b@0': ADAM})
     old = pack(train(old_tx, params_of(old_labels), 3)[0], old_labels)
     mesh = jax.make_mesh((1,), ('data',), axis_types=(jax.sharding.AxisType.Auto,))

@@ -15,7 +15,7 @@ STEPS = 40
 
 def rates(**options):
     schedule = make_schedule(**{'lr': 0.5, 'steps': STEPS, **options})
-    return np.array([schedule(t) for t in range(options.get('steps', STEPS) + 5)])
+    return np.asarray(jax.jit(jax.vmap(schedule))(np.arange(options.get('steps', STEPS) + 5)))
 
 
 def test_cosine_and_linear_agree_with_optax():
@@ -26,7 +26,7 @@ def test_cosine_and_linear_agree_with_optax():
 
 def test_one_cycle_agrees_with_optax():
     reference = optax.cosine_onecycle_schedule(STEPS, 0.5, pct_start=0.3, div_factor=25, final_div_factor=1e2)
-    expected = [reference(t) for t in range(STEPS + 5)]
+    expected = jax.jit(jax.vmap(reference))(np.arange(STEPS + 5))
     np.testing.assert_allclose(rates(name='one_cycle', final=1 / 2500), expected, rtol=1e-4)
     np.testing.assert_allclose(rates(name='one_cycle', warmup=12, final=1 / 2500), expected, rtol=1e-4)
 
@@ -46,7 +46,7 @@ def test_warm_up_is_a_straight_line_to_the_peak_then_the_shape_over_what_is_left
     np.testing.assert_allclose(got[4:], 0.5 * shape, rtol=1e-5)
 
 
-@settings(derandomize=True, deadline=None, max_examples=60)
+@settings(derandomize=True, deadline=None, max_examples=40)
 @given(
     name=st.sampled_from(SCHEDULES),
     steps=st.integers(1, 300),
@@ -57,8 +57,8 @@ def test_every_rate_lies_between_zero_and_the_peak_and_the_end_is_reached(name, 
     if warmup >= steps:
         warmup = 0.0
     schedule = make_schedule(name=name, lr=2.0, steps=steps, warmup=warmup, final=final)
-    values = np.asarray(jax.vmap(schedule)(np.arange(steps + 1)))
-    assert np.all(values[:-1] > 0) or final == 0
+    values = np.asarray(jax.jit(jax.vmap(schedule))(np.arange(301)))
+    assert np.all(values[:steps] > 0)
     assert np.all(values >= -1e-6) and values.max() <= 2.0 * (1 + 1e-6)
     if warmup == 0 or name == 'constant':
         assert values.max() == pytest.approx(2.0, rel=1e-5)
