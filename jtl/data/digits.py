@@ -7,7 +7,6 @@ The split is fixed, whatever `data.seed`: within each class, in scikit-learn's o
 is test: 1442 train, 355 test. `data.validation` takes its share of train.
 """
 
-import contextlib
 import io
 import os
 import shutil
@@ -22,6 +21,7 @@ import tensorflow_datasets as tfds
 from jtl.data.arrays import from_arrays
 from jtl.data.base import Data
 from jtl.data.images import decode
+from jtl.data.tfds_prepare import quiet
 from jtl.errors import UserError
 
 
@@ -113,6 +113,5 @@ def prepared(data_dir: Path) -> tfds.core.DatasetBuilder:
 
 def _write(data_dir: Path) -> None:
     builder = SklearnDigits(data_dir=str(data_dir), file_format='array_record')
-    tfds.disable_progress_bar()
-    with contextlib.redirect_stdout(io.StringIO()):  # TFDS announces itself there
+    with quiet():
         builder.download_and_prepare()

@@ -1,0 +1,44 @@
+"""From a batch on the device to what the net reads."""
+
+from collections.abc import Mapping
+
+import jax
+
+from jtl.data.augment import augment
+from jtl.data.images import normalize
+from jtl.errors import UserError
+from jtl.models.base import Features
+from jtl.models.preprocessing import Preprocessing
+
+
+def prepare_inputs(
+    batch: Mapping[str, jax.Array],
+    inputs: Mapping[str, jax.ShapeDtypeStruct],
+    preprocessing: Preprocessing,
+    *,
+    key: jax.Array | None = None,
+    flip: bool = False,
+) -> Features:
+    """The net's inputs, inside jit: pictures augmented (with a key) and normalised, everything else as the batch has it.
+
+    Args:
+      batch: of the pipeline; `image` is (B, H, W, C) uint8 or float32 with values 0..255.
+      inputs: of the net (`Net.inputs`); their names are batch keys.
+      preprocessing: of the weights.
+      key: of this step; None as in evaluation.
+      flip: `config.augment.flip`.
+
+    Raises:
+      UserError: the net reads what the batch does not have.
+    """
+    found: Features = {}
+    for name, spec in inputs.items():
+        if name not in batch:
+            raise UserError(f'The model reads {name!r}, which the data do not have; they have {", ".join(batch)}.')
+        value = batch[name]
+        if name == 'image':
+            if key is not None:
+                value = augment(value, key, size=preprocessing.size, flip=flip)
+            value = normalize(value, preprocessing, spec.dtype)
+        found[name] = value
+    return found
