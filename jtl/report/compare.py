@@ -1,5 +1,6 @@
 """Was transfer worth it? The comparison of recipes, for the terminal and as a page."""
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -50,7 +51,7 @@ def compare_report(comparison: Mapping[str, Any], links: Mapping[str, str]) -> s
             figure(paired_plot(paired, primary), interval) if paired else None,
             table(['pair', 'metric', 'mean', '95 % interval', 'seeds'], pairs, numeric=(2, 3, 4)) if pairs else None,
         ),
-        section('Runs', tag('ul', runs) if runs else None),
+        section('Runs', tag('ul', runs, class_='columns') if runs else None),
     ]
     seeds = comparison.get('seeds', ())
     subtitle = f'{plural(len(recipes), "recipe")}, {plural(len(seeds), "seed")} each, on the same data, splits and steps'
@@ -70,14 +71,17 @@ def _cards(values: Mapping[str, Sequence[float]], comparison: Mapping[str, Any])
     primary = comparison['primary']
     if not values:
         return None
-    return cards((name, _value(primary, comparison['recipes'][name][primary]), primary) for name in values)
+    unit = f'{primary} (%)' if is_share(primary) else primary
+    return cards((name, _value(primary, comparison['recipes'][name][primary]), unit) for name in values)
 
 
 def _metrics(comparison: Mapping[str, Any]) -> list[str]:
     """The primary metric first, then the other metrics of the same split, and the loss of it last."""
     primary = comparison['primary']
     split = primary.partition('/')[0]
-    known = dict.fromkeys(name for figures in comparison['recipes'].values() for name, value in figures.items() if isinstance(value, Mapping))
+    known = dict.fromkeys(
+        name for figures in comparison['recipes'].values() for name, value in figures.items() if isinstance(value, Mapping)
+    )
     others = [name for name in known if name.count('/') == 1 and name.startswith(f'{split}/') and name != primary]
     return [primary, *sorted(others, key=lambda name: name.endswith('/loss'))]
 
@@ -90,7 +94,11 @@ def _recipe_rows(comparison: Mapping[str, Any]) -> tuple[list[str], list[list[st
         cells = [_value(metric, figures.get(metric)) for metric in metrics]
         seconds = figures.get('seconds')
         mean = seconds['mean'] if isinstance(seconds, Mapping) else seconds
-        costs = [_or_dash(figures.get('trainable_parameters'), count), _or_dash(figures.get('optimizer_bytes'), size), _or_dash(mean, duration)]
+        costs = [
+            _or_dash(figures.get('trainable_parameters'), count),
+            _or_dash(figures.get('optimizer_bytes'), size),
+            _or_dash(mean, duration),
+        ]
         rows.append([name, *cells, *costs])
     return headers, rows
 
@@ -99,9 +107,13 @@ def _value(metric: str, figure: Mapping[str, Any] | None) -> str:
     """'83.3 ± 0.4', in percent where the metric is a share; the spread is left out for one seed."""
     if not figure or figure.get('mean') is None:
         return '–'
-    scale, digits = (100, '.1f') if is_share(metric) else (1, '.4g')
-    mean = minus(f'{scale * figure["mean"]:{digits}}')
-    return mean if len(figure.get('values', ())) < 2 else f'{mean} ± {scale * figure["std"]:{".1f" if scale == 100 else ".2g"}}'
+    scale = 100 if is_share(metric) else 1
+    mean, std = scale * figure['mean'], scale * figure['std']
+    if len(figure.get('values', ())) < 2:
+        return minus(f'{mean:.1f}' if scale == 100 else f'{mean:.4g}')
+    # The spread says how many digits of the mean are worth reading: two of its own.
+    digits = 1 if scale == 100 else 3 if std <= 0 else max(1 - math.floor(math.log10(std)), 0)
+    return minus(f'{mean:.{digits}f} ± {std:.{digits}f}')
 
 
 def _or_dash(value: float | None, show: Any) -> str:

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from jtl.report.canvas import COLOURS, SOFT, literal, picture
-from jtl.report.format import is_share, number
+from jtl.report.format import is_share, number, rate
 
 _POINTS = 400  # of one curve: more cannot be told apart at this size
 
@@ -72,6 +72,19 @@ def _mark_phases(axes: Any, rows: Sequence[Mapping[str, Any]]) -> None:
             axes.text((start + stop) / 2, 1.01, literal(text), transform=axes.get_xaxis_transform(), ha='center', va='bottom', fontsize=8)
 
 
+def _log_axis(axes: Any) -> None:
+    """A logarithmic axis with plain numbers, over four decades at most: a cosine's way to zero is no news."""
+    from matplotlib.ticker import LogLocator, NullFormatter
+
+    axes.set_yscale('log')
+    low, high = axes.get_ylim()
+    axes.set_ylim(bottom=max(low, high / 1e4))
+    decades = math.log10(high / max(low, high / 1e4))
+    axes.yaxis.set_major_locator(LogLocator(subs=(1.0,) if decades > 2 else (1.0, 2.0, 5.0)))
+    axes.yaxis.set_major_formatter(lambda value, _: rate(value))
+    axes.yaxis.set_minor_formatter(NullFormatter())
+
+
 def curves(rows: Sequence[Mapping[str, Any]], baseline: Mapping[str, float] | None = None) -> list[tuple[str, str]]:
     """Training over steps, from the rows of metrics.jsonl.
 
@@ -102,31 +115,38 @@ def curves(rows: Sequence[Mapping[str, Any]], baseline: Mapping[str, float] | No
 
 
 def _curve(rows: Sequence[Mapping[str, Any]], keys: Sequence[str], unit: str, baseline: Mapping[str, float], log: bool = False) -> str:
-    with picture(5.4, 2.9) as drawn:
+    with picture(5.4, 3.1) as drawn:
         axes = drawn.figure.add_subplot()
         scale = 100.0 if unit == 'percent' else 1.0
-        shown = keys[: 2 * len(COLOURS)]
-        for i, key in enumerate(shown):
+        for key, (colour, label) in zip(keys, _inks([literal(key.removeprefix('lr/')) for key in keys]), strict=True):
             steps, values = _by_phase(rows, key) if key.startswith('lr/') else _series(rows, key)
             if log:
                 values = np.where(values > 0, values, math.nan)  # a rate of zero has no place on a log axis
-            colour, style = COLOURS[i % len(COLOURS)], '-' if i < len(COLOURS) else '--'
-            label = literal(key.removeprefix('lr/'))
             marker = 'o' if len(steps) <= 40 else None
             if key in ('train/loss', 'grad_norm') and len(steps) > 60:
                 axes.plot(steps, scale * values, color=colour, alpha=0.3, linewidth=0.7)
                 axes.plot(steps, scale * _smooth(values), color=colour, linewidth=1.6, label=label)
             else:
-                axes.plot(steps, scale * values, style, color=colour, linewidth=1.6, marker=marker, markersize=3, label=label)
+                axes.plot(steps, scale * values, color=colour, linewidth=1.6, marker=marker, markersize=3, label=label)
             if baseline.get(key) is not None and math.isfinite(baseline[key]):
-                line = f'majority {number(key, baseline[key])}' if unit == 'percent' else f'baseline {number(key, baseline[key])}'
-                axes.axhline(scale * baseline[key], color=colour, linewidth=1, linestyle=(0, (4, 3)), label=f'{label}: {line}')
+                line = f'constant guess {number(key, baseline[key])}'
+                axes.axhline(scale * baseline[key], color=colour, linewidth=1, linestyle=(0, (4, 3)), label=line)
         if log:
-            axes.set_yscale('log')
+            _log_axis(axes)
         axes.set_xlabel('step')
         axes.set_ylabel(unit)
         _mark_phases(axes, rows)
-        if len(shown) > 1 or baseline or len(keys) > 1:
-            columns = 1 if len(shown) <= 8 else 2
-            axes.legend(loc='best', ncols=columns, labelcolor=SOFT, handlelength=1.6, borderaxespad=0.3, labelspacing=0.3)
+        if len(axes.get_legend_handles_labels()[1]) > 1:
+            drawn.figure.legend(loc='outside lower center', ncols=3, labelcolor=SOFT, handlelength=1.6, columnspacing=1.4)
     return drawn.uri
+
+
+def _inks(labels: Sequence[str]) -> list[tuple[Any, str | None]]:
+    """Colour and legend entry of each line; of many lines (a rate for each stage) shades in order, and the ends named."""
+    if len(labels) <= len(COLOURS):
+        return list(zip(COLOURS, labels, strict=False))
+    from matplotlib import colormaps
+
+    shades = colormaps['viridis'](np.linspace(0, 0.9, len(labels)))
+    named = {0, len(labels) // 2, len(labels) - 1}
+    return [(tuple(shade), label if i in named else None) for i, (shade, label) in enumerate(zip(shades, labels, strict=True))]

@@ -42,15 +42,15 @@ def worst_mistakes(
             said = ' '.join(
                 [f'+{labels[k]} ({_percent(p[i, k])})' for k in added] + [f'−{labels[k]} ({_percent(p[i, k])})' for k in missed]
             )
-            true = ', '.join(labels[k] for k in np.flatnonzero(truth[i])) or 'none'
+            true = ', '.join(labels[k] for k in np.flatnonzero(truth[i]).tolist()) or 'none'
         else:
             said = f'{labels[predicted[i]]} {_percent(p[i, predicted[i]])}'
             true = f'{labels[truth[i]]} {_percent(p[i, truth[i]])}'
         shown.append((i, said, true))
     note = (
-        '+ predicted but not true, − true but not predicted; each with its probability.'
+        'In bold: + predicted but not true, − true but not predicted; each with its probability.'
         if many
-        else 'Each with its probability; the highest loss first.'
+        else 'In bold what was predicted, each with its probability; the highest loss first.'
     )
     return join(tag('p', note, class_='lead'), _gallery(split, shown, 'predicted', thumbnail))
 
@@ -82,7 +82,7 @@ def _gallery(split: Any, shown: Sequence[tuple[int, str, str]], verb: str, thumb
     for i, said, true in shown:
         uri, tiny = thumbnail_uri(thumbnail(split.name, i))
         image = tag('img', src=uri, alt=f'{split.names[i]}', class_='tiny' if tiny else None, loading='lazy')
-        lines = (tag('strong', said), tag('div', f'true: {true}'), tag('div', split.names[i], class_='soft'))
+        lines = (tag('strong', said), tag('div', f'true: {true}'), tag('div', split.names[i], class_='from'))
         frames.append(tag('figure', tag('div', image, class_='frame'), tag('figcaption', *lines)))
     return tag('div', frames, class_='mistakes')
 

@@ -113,7 +113,7 @@ def _headline(record: RunRecord, shown: SplitOutputs | None) -> Markup:
     if shown is not None:
         chosen = [name for name in shown.metrics if '/' not in name]
         # What people ask for first, and at most three: the table below has them all.
-        wanted = ('accuracy', 'macro_f1', 'ece', 'mean_average_precision', 'micro_f1', 'exact_match', 'rmse', 'mae', 'r2')
+        wanted = ('accuracy', 'macro_f1', 'mean_average_precision', 'micro_f1', 'exact_match', 'rmse', 'mae', 'r2')
         first = [name for name in wanted if name in chosen] or chosen
         items = [(f'{shown.name} {m}', number(m, shown.metrics[m]), against(m, shown.metrics[m], shown.baseline.get(m))) for m in first[:3]]
     sizes = record.result.get('parameters', {})
@@ -196,10 +196,12 @@ def _classification(record: RunRecord, split: SplitOutputs) -> list[tuple[str, M
     n, where = len(targets), f'on {split.name}'
     matrix = confusion_plot(confusion(targets, predicted, len(record.labels)), record.labels)
     lead = f'{wrong:,} of {n:,} examples {where} are wrong.'
+    drawn = figure(matrix, f'True classes as rows, predicted ones as columns, {where}.')
+    confused = confused_table(targets, predicted, record.labels)
+    pairs = tag('div', tag('h3', 'Most confused pairs'), confused) if confused else None
     ece = expected_calibration_error(p, targets)
     return [
-        section('Confusion', figure(matrix, f'True classes as rows, predicted ones as columns, {where}.'), lead=lead),
-        section('Most confused pairs', confused_table(targets, predicted, record.labels)),
+        section('Confusion', tag('div', drawn, pairs, class_='plots' if len(record.labels) <= 12 else None), lead=lead),
         section('Classes', class_table(per_class(targets, predicted, record.labels)), lead=f'{where.capitalize()}, the weakest first.'),
         section(f'Worst mistakes {where}', worst_mistakes(split, p, predicted, record.labels, record.thumbnail)),
         section(
@@ -250,7 +252,7 @@ def _timings(record: RunRecord) -> Markup:
     rows.append(['checkpoint and new leaves, bytes', size(record.plan.get('totals', {}).get('bytes', 0))])
     known = ('metrics', 'baseline', 'parameters', 'frozen_checksum', 'seconds')
     rows += [[name.replace('_', ' '), _told(name, value)] for name, value in result.items() if name not in known]
-    return table(['', ''], rows)
+    return table((), rows)
 
 
 def _told(name: str, value: Any) -> Any:

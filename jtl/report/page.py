@@ -46,14 +46,14 @@ def section(title: str, *children: Any, lead: str | None = None) -> tuple[str, M
 
 
 def table(headers: Sequence[Any], rows: Iterable[Sequence[Any]], *, numeric: Iterable[int] = (), caption: str | None = None) -> Markup:
-    """A table that scrolls sideways where it is too wide; the columns `numeric` are aligned to the right."""
+    """A table that scrolls sideways where it is too wide; the columns `numeric` are aligned to the right; no headers, no head."""
     right = frozenset(numeric)
 
     def cells(name: str, row: Sequence[Any]) -> Markup:
         return tag('tr', [tag(name, cell, class_='n' if i in right else None) for i, cell in enumerate(row)])
 
     body = tag('tbody', [cells('td', row) for row in rows])
-    head = tag('thead', cells('th', headers))
+    head = tag('thead', cells('th', headers)) if headers else None
     return tag('div', tag('table', tag('caption', caption) if caption else None, head, body), class_='wide')
 
 
@@ -114,7 +114,7 @@ body { margin: 0 auto; padding: 2rem 1.5rem 4rem; max-width: 1080px; color: var(
   font: 15px/1.5 system-ui, -apple-system, "Segoe UI", Roboto, "Helvetica Neue", Arial, sans-serif; }
 h1 { font-size: 1.7rem; line-height: 1.25; margin: 0 0 .2rem; overflow-wrap: anywhere; }
 h2 { font-size: 1.2rem; margin: 2.6rem 0 .7rem; padding-bottom: .3rem; border-bottom: 1px solid var(--line); }
-h3 { font-size: 1rem; margin: 1.4rem 0 .5rem; }
+h3 { font-size: 1rem; margin: .6rem 0 .3rem; }
 p { margin: .4rem 0; max-width: 75ch; }
 .lead { color: var(--soft); }
 nav { display: flex; flex-wrap: wrap; gap: .2rem 1.1rem; margin-top: 1rem; font-size: .9rem; }
@@ -137,9 +137,12 @@ code { overflow-wrap: anywhere; }
 figure { margin: .5rem 0; } figcaption { color: var(--soft); font-size: .88rem; }
 img.plot { max-width: 100%; height: auto; display: block; }
 .mistakes { display: grid; grid-template-columns: repeat(auto-fill, minmax(150px, 1fr)); gap: 1rem .9rem; }
+.mistakes figcaption strong { color: var(--ink); }
 .mistakes figure { margin: 0; font-size: .85rem; overflow-wrap: anywhere; }
 .mistakes .frame { background: var(--raised); border: 1px solid var(--line); border-radius: 6px; display: flex; justify-content: center; padding: 6px; }
 .mistakes img { height: 128px; max-width: 100%; object-fit: contain; image-rendering: auto; } .mistakes img.tiny { image-rendering: pixelated; }
+.from { color: var(--soft); font-size: .76rem; }
 details { margin: .7rem 0; } summary { cursor: pointer; color: var(--accent); }
+ul.columns { columns: 14rem; }
 ul { padding-left: 1.2rem; margin: .4rem 0; }
 """

@@ -13,7 +13,7 @@ from jtl.report.format import count, is_share, rate
 def confusion_plot(counts: np.ndarray, labels: Sequence[str]) -> str:
     """A (K, K) matrix of counts, rows the true class: colour is the share of the row, counts are written where they can be read."""
     k = len(labels)
-    side = float(np.clip(2.2 + 0.42 * k, 3.6, 9.0))
+    side = float(np.clip(1.9 + 0.34 * k, 3.4, 9.0))
     share = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
     size = float(np.clip(300 / k, 4.5, 9))
     with picture(side + 0.9, side) as drawn:
@@ -54,7 +54,7 @@ def reliability_plot(bins: Sequence[Mapping[str, Any]], ece: float) -> str:
         upper.plot(confidence, accuracy, 'o', color=BLUE, markersize=4, label='mean confidence of the bar')
         upper.set(ylabel='accuracy', ylim=(0, 1.02), xlim=(0, 1))
         upper.legend(loc='upper left', labelcolor=SOFT)
-        upper.text(0.98, 0.05, f'calibration error {100 * ece:.1f} %', transform=upper.transAxes, ha='right', color=INK)
+        upper.set_title(f'calibration error {100 * ece:.1f} %', loc='right', fontsize=9)
         lower.bar(left, [b['count'] for b in bins], width, color=SOFT, alpha=0.7, **style)
         lower.set(xlabel='confidence (probability of the prediction)', ylabel='predictions')
         lower.ticklabel_format(axis='y', style='plain')
@@ -87,18 +87,19 @@ def plan_plot(stages: Sequence[str], phases: Sequence[str], rates: np.ndarray, t
       trained: (S, P) parameters that train.
       totals: (S,) parameters of the stage.
     """
+    from matplotlib import colormaps
     from matplotlib.colors import LogNorm
 
     rows, columns = rates.shape
     positive = rates[np.isfinite(rates) & (rates > 0)]
     low, high = (positive.min(), positive.max()) if positive.size else (1e-3, 1e-3)
-    norm = LogNorm(low / 3, high * 2)  # away from the ends: neither white nor black
+    span = max(high / low, 10.0)
+    norm = LogNorm(low / span**0.6, high * span**0.1)  # away from the ends: the lowest rate is still no white
     size = 8 if rows <= 30 else 6
     with picture(float(np.clip(2.4 + 1.5 * columns, 4.5, 11)), 0.9 + (0.27 if rows <= 30 else 0.17) * rows) as drawn:
         axes = drawn.figure.add_subplot()
-        axes.set_facecolor('#eceff2')
         shown = np.ma.masked_invalid(np.where(rates > 0, rates, math.nan))
-        image = axes.imshow(shown, cmap='YlGnBu', norm=norm, aspect='auto', interpolation='nearest')
+        image = axes.imshow(shown, cmap=colormaps['YlGnBu'].with_extremes(bad='#eceff2'), norm=norm, aspect='auto', interpolation='nearest')
         axes.grid(False)
         axes.set_xticks(np.arange(columns + 1) - 0.5, minor=True)
         axes.set_yticks(np.arange(rows + 1) - 0.5, minor=True)
@@ -155,7 +156,12 @@ def paired_plot(paired: Mapping[str, Mapping[str, Any]], metric: str) -> str:
         for i, entry in enumerate(paired.values()):
             y, mean = len(paired) - 1 - i, scale * entry['mean']
             axes.plot(
-                scale * np.asarray(entry.get('values', ())), [y] * len(entry.get('values', ())), 'o', color=SOFT, alpha=0.45, markersize=4
+                scale * np.asarray(entry.get('values', ())),
+                [y - 0.22] * len(entry.get('values', ())),
+                'o',
+                color=SOFT,
+                alpha=0.6,
+                markersize=4,
             )
             if entry.get('ci95'):
                 low, high = (scale * end for end in entry['ci95'])

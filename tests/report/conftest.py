@@ -70,11 +70,25 @@ def make_plan(phases=('probe', 'top', 'full'), head=10):
         )
     statuses = {s: sum(x['status'] == s for x in leaves) for s in ('loaded', 'renamed', 'adapted', 'new')}
     rules = [
-        {'what': 'load', 'phase': '', 'pattern': r'backbone/block_(\d+)/conv/kernel', 'value': r'_blocks.\1.weight', 'hits': 16, 'origin': 'table'},
+        {
+            'what': 'load',
+            'phase': '',
+            'pattern': r'backbone/block_(\d+)/conv/kernel',
+            'value': r'_blocks.\1.weight',
+            'hits': 16,
+            'origin': 'table',
+        },
         {'what': 'train', 'phase': 'probe', 'pattern': 'heads/.*', 'value': 'head', 'hits': 2, 'origin': 'recipe gradual'},
     ]
     totals = {'parameters': sum(sizes), 'bytes': sum(x['bytes'] for x in leaves), **statuses}
-    return {'stages': list(STAGES), 'phases': out, 'leaves': leaves, 'rules': rules, 'ignored': ['_fc.weight', '_fc.bias'], 'totals': totals}
+    return {
+        'stages': list(STAGES),
+        'phases': out,
+        'leaves': leaves,
+        'rules': rules,
+        'ignored': ['_fc.weight', '_fc.bias'],
+        'totals': totals,
+    }
 
 
 def make_rows(phases=('probe', 'top', 'full'), ends=(100, 180, 300), every=1, metric='accuracy'):
@@ -91,7 +105,15 @@ def make_rows(phases=('probe', 'top', 'full'), ends=(100, 180, 300), every=1, me
             rates = {f'lr/{g}': lr * cosine for g, lr in (('head', 2.5e-3), ('top', 5e-4), ('low', 1e-4))[: phase + 1]}
             loss = 0.35 + 1.95 * fall * math.exp(rng.normal(0, 0.12))
             speed = 800 - 250 * phase + rng.normal(0, 20)
-            rows.append({**where, 'train/loss': loss, 'grad_norm': 1.2 * math.exp(rng.normal(phase / 2, 0.3)), **rates, 'examples_per_second': speed})
+            rows.append(
+                {
+                    **where,
+                    'train/loss': loss,
+                    'grad_norm': 1.2 * math.exp(rng.normal(phase / 2, 0.3)),
+                    **rates,
+                    'examples_per_second': speed,
+                }
+            )
         if step % 20 == 0:
             score = 0.83 - 0.65 * fall + rng.normal(0, 0.01)
             rows.append({**where, 'validation/loss': 0.55 + 1.8 * fall, f'validation/{metric}': score, 'validation/macro_f1': score - 0.03})
@@ -108,19 +130,29 @@ def make_split(name, labels, n, kind='classification', seed=0):
         outputs = targets + rng.normal(0, 2, (n, k)) * (1 + (rng.random((n, 1)) < 0.05) * 4)
         losses = ((outputs - targets) ** 2).mean(axis=1)
         metrics = regression_metrics(outputs, targets, labels)
-        return SplitOutputs(name, outputs, targets, losses, names, metrics, regression_metrics(np.full((n, k), targets.mean()), targets, labels))
+        return SplitOutputs(
+            name, outputs, targets, losses, names, metrics, regression_metrics(np.full((n, k), targets.mean()), targets, labels)
+        )
     if kind == 'multi_label':
         targets = (rng.random((n, k)) < 0.2).astype(np.float32)
         outputs = 4 * targets - 2 + rng.normal(0, 1.3, (n, k))
         losses = (np.logaddexp(0, outputs) - outputs * targets).mean(axis=1)
         return SplitOutputs(
-            name, outputs, targets, losses, names, multi_label_metrics(outputs, targets), multi_label_metrics(np.full((n, k), -1.4), targets)
+            name,
+            outputs,
+            targets,
+            losses,
+            names,
+            multi_label_metrics(outputs, targets),
+            multi_label_metrics(np.full((n, k), -1.4), targets),
         )
     targets = rng.choice(k, n, p=np.linspace(2, 1, k) / np.linspace(2, 1, k).sum()).astype(np.int32)
     outputs = rng.normal(0, 1.1, (n, k)) + 3.2 * np.eye(k)[targets] + 1.7 * np.eye(k)[(targets + 1) % k]
     losses = np.log(np.exp(outputs).sum(axis=1)) - outputs[np.arange(n), targets]
     majority = np.tile(np.eye(k)[0], (n, 1))
-    return SplitOutputs(name, outputs, targets, losses, names, classification_metrics(outputs, targets), classification_metrics(majority, targets))
+    return SplitOutputs(
+        name, outputs, targets, losses, names, classification_metrics(outputs, targets), classification_metrics(majority, targets)
+    )
 
 
 def picture_of(split, index):
@@ -188,9 +220,9 @@ def make_comparison():
         for name, (mean, size, seconds) in means.items()
     }
     paired = {
-        f'{name} - scratch': paired_difference(recipes[name]['test/accuracy']['values'], recipes['scratch']['test/accuracy']['values']).as_json(
-            'test/accuracy'
-        )
+        f'{name} - scratch': paired_difference(
+            recipes[name]['test/accuracy']['values'], recipes['scratch']['test/accuracy']['values']
+        ).as_json('test/accuracy')
         for name in ('probe', 'lp_ft', 'last')
     }
     found = {'recipes': recipes, 'paired': paired, 'primary': 'test/accuracy', 'maximize': True, 'seeds': [0, 1, 2, 3, 4]}
