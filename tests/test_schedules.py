@@ -36,6 +36,11 @@ def test_step_multiplies_by_the_factor_at_each_milestone():
     np.testing.assert_allclose(rates(name='step', milestones=(0.25, 0.75), factor=0.2), expected, rtol=1e-5)
 
 
+@pytest.mark.parametrize('name', SCHEDULES)
+def test_a_phase_of_one_step_takes_it_at_the_peak(name):
+    assert rates(name=name, steps=1)[0] == pytest.approx(0.5)
+
+
 @pytest.mark.parametrize('name', ['constant', 'cosine', 'linear'])
 @pytest.mark.parametrize('warmup', [4, 4.0, 0.1])
 def test_warm_up_is_a_straight_line_to_the_peak_then_the_shape_over_what_is_left(name, warmup):
