@@ -2,7 +2,6 @@
 
 import re
 from collections.abc import Mapping
-from dataclasses import replace
 from typing import Any
 
 from jtl.data.base import Data
@@ -88,8 +87,3 @@ def _check(section: Mapping[str, Any]) -> None:
             raise UserError(f'data.{key} is a share of the training split, in [0, 1), found {section[key]!r}.')
     if isinstance(section['classes'], str):
         raise UserError(f'data.classes must be a tuple of class names, found {section["classes"]!r}. Write ({section["classes"]!r},).')
-
-
-def with_notes(data: Data, *notes: str) -> Data:
-    """The data with notes added."""
-    return replace(data, notes=(*data.notes, *notes))
