@@ -147,7 +147,8 @@ def _choose_native(checkpoint: Checkpoint, paths: Sequence[str]) -> NameTable | 
 
     # Moments and averages of a training state bear the same names below another prefix: among equals `params/` is meant.
     def order(item: tuple[int, NameTable]) -> tuple[int, bool, int]:
-        return -item[0], item[1].prefix not in ('',) and not item[1].prefix.endswith('params/'), len(item[1].prefix)
+        start = item[1].prefix + item[1].rules[-1].value
+        return -item[0], not start.startswith('backbone/') and 'params/' not in start, len(item[1].prefix)
 
     return min(found, key=order)[1] if found else None
 

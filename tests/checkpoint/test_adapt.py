@@ -276,13 +276,15 @@ def test_own_paths_are_found_below_any_prefix(layout, prefix):
     assert {i.key for i in new.ignored} == {prefix + layout(f'heads/main/{leaf}') for leaf in ('kernel', 'bias')}
 
 
-def test_parameters_are_meant_not_their_moments():
+@pytest.mark.parametrize('prefix', ['', 'state/'])
+def test_parameters_are_meant_not_their_moments(prefix):
     """A training state whose optimizer repeats every name; without statistics nothing but the prefix tells them apart."""
     targets = {path: t for path, t in model().items() if not path.endswith('mean')}
-    arrays = {f'{top}/{p}': np.zeros(t.shape) for top in ('opt_state/0/mu', 'm', 'params') for p, t in targets.items()}
+    tops = ('m', f'{prefix}opt_state/0/mu', f'{prefix}params')
+    arrays = {f'{top}/{p}': np.zeros(t.shape) for top in tops for p, t in targets.items()} | {f'{prefix}step': np.array(3)}
     table = choose_table(checkpoint(arrays), [], targets)
     found = load(targets, arrays, table, head='keep', ignore=['m/.*'])
-    assert all(o.key.startswith('params/') for o in found.origins.values())
+    assert all(o.key.startswith(f'{prefix}params/') for o in found.origins.values())
 
 
 def test_a_native_checkpoint_of_another_size_is_native_and_told():
@@ -304,6 +306,8 @@ def test_the_first_table_that_fits_is_chosen_below_a_prefix(prefix):
     found = load(model(), arrays, table)
     assert found.origins['backbone/stem/kernel'].key == f'{prefix}stem.weight'
     assert {i.key for i in found.ignored} == {prefix + key for key in ('layer.0.bn.num', 'layer.1.bn.num', 'fc.weight', 'fc.bias')}
+    mine = as_rules([('heads/main/bias', f'{prefix}fc.bias')])  # a user writes the keys that `jtl inspect` shows
+    assert load(model(), arrays, table, rules=mine).origins['heads/main/bias'].key == f'{prefix}fc.bias'
 
 
 def test_a_prefix_ends_at_a_name():
@@ -363,6 +367,8 @@ def test_each_subtree_has_its_source_and_the_rest_starts_new():
         assert (read(origin, found.sources[origin.subtree].checkpoint) == (2 if path.startswith('heads') else 1)).all()
     only = adapt(targets, {'backbone': sources['backbone']})
     assert {p for p, o in only.origins.items() if o.status == 'new'} == {'heads/main/kernel', 'heads/main/bias'}
+    other = own(lambda p: p.replace('main', 'other'), targets)  # heads of another name are not wanted either
+    adapt(targets, {'backbone': Source(checkpoint(other), choose_table(checkpoint(other), [], targets))}, head='keep')
     part = adapt(targets, {'backbone/block_1': sources['backbone']})
     assert {p for p, o in part.origins.items() if o.status != 'new'} == {p for p in targets if 'block_1/' in p}
 
