@@ -55,4 +55,9 @@ def build_task(section: Mapping[str, Any], labels: Sequence[str] = (), target_sh
                 raise UserError(f'task.{key}: the task {name!r} has no option {key!r}. {did_you_mean(key, known)}'.rstrip())
     if 'target_shape' in declared:
         options['target_shape'] = target_shape
-    return function(labels=tuple(labels), **options)
+    task = function(labels=tuple(labels), **options)
+    from jtl.tasks.base import Task
+
+    if not isinstance(task, Task):
+        raise UserError(f'task.name: {name} must return a jtl.tasks.base.Task, but returned {type(task).__name__}.')
+    return task

@@ -23,9 +23,22 @@ def test_options_reach_the_task_and_its_head():
 
 
 def test_a_file_adds_a_task(tmp_path):
-    (tmp_path / 'own.py').write_text('def task(*, labels, depth=1):\n    return labels, depth\n')
+    source = """
+from dataclasses import replace
+from jtl.tasks.classification import classification
+
+def task(*, labels, depth=1):
+    return replace(classification(labels=labels), kind=f'depth {depth}')
+
+def no_task(*, labels):
+    return labels
+"""
+    (tmp_path / 'own.py').write_text(source)
     name = f'{tmp_path}/own.py:task'
-    assert build_task({'name': name, 'depth': 3}, ABC, (2,)) == (ABC, 3)
+    task = build_task({'name': name, 'depth': 3}, ABC, (2,))
+    assert (task.kind, task.labels) == ('depth 3', ABC)
+    with pytest.raises(UserError, match=r'must return a jtl\.tasks\.base\.Task, but returned tuple'):
+        build_task({'name': f'{tmp_path}/own.py:no_task'}, ABC)
     with pytest.raises(UserError, match=r"task\.dept: .*'depth'"):
         build_task({'name': name, 'dept': 3}, ABC)
 
