@@ -23,11 +23,11 @@ from jtl.errors import UserError
 from jtl.models.base import Mode, stage_of
 from jtl.models.net import Net
 from jtl.optim import DECAY_RULES, Group, group_from, make_optimizer, state_bytes
+from jtl.penalties import check_term
 from jtl.recipes import FROZEN, Phase
-from jtl.rules import Assignment, Rule, as_rules, resolve
+from jtl.rules import Assignment, as_rules, resolve
 
 SWITCHES = ('batch', 'batch_fixed', 'running')
-PENALTIES = ('l1', 'l2', 'l2sp')
 
 
 @dataclass(frozen=True)
@@ -200,7 +200,7 @@ def make_plan(
       leaves: where each leaf comes from, for every path of `net.shapes`.
       optimizer: the config's section; groups differ from it by what their phase says.
       decay: user rules (pattern, factor on weight decay), before the default ones (kernels and embeddings decay).
-      penalties: user rules (pattern, (kind, coefficient)) with a kind of PENALTIES, or (pattern, None).
+      penalties: user rules (pattern, (kind, coefficient)), kinds 'l1', 'l2' and 'l2sp', or (pattern, None).
       batch_norm: user rules (stage path, switch) for all phases; a phase's own come first.
       rules, ignored, notes: of the loading, kept in the plan.
 
@@ -271,15 +271,8 @@ def _group(optimizer: Mapping[str, Any], phase: Phase, name: str) -> Group:
 
 def _penalties(written: Sequence[Any], train: Mapping[str, str]) -> Assignment:
     rules = as_rules(written, origin='config.penalties')
-    for rule in rules:
-        value = rule.value
-        if value is None:
-            continue
-        ok = isinstance(value, tuple | list) and len(value) == 2 and value[0] in PENALTIES and isinstance(value[1], int | float)
-        if not ok or value[1] < 0:
-            raise UserError(f'config.penalties: {rule.pattern!r} needs (kind, coefficient) with a kind of {_listing(PENALTIES)}, found {value!r}.')
-    rules = tuple(Rule(r.pattern, None if r.value is None else (r.value[0], float(r.value[1])), r.optional, r.origin) for r in rules)
-    return resolve(rules, train, otherwise=None, what='penalty rule')
+    checked = [r if r.value is None else replace(r, value=check_term(r.value, f'config.penalties, {r.pattern!r}')) for r in rules]
+    return resolve(checked, train, otherwise=None, what='penalty rule')
 
 
 def _switches(net: Net, train: Mapping[str, str], phase: Phase, batch_norm: Sequence[Any]) -> tuple[dict[str, str], Assignment]:

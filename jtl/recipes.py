@@ -158,7 +158,9 @@ def expand(section: Mapping[str, Any], written: Sequence[Mapping[str, Any]], sta
         given = dict(section.get(section['recipe'], {}))
         unknown = [k for k in given if k not in knobs(recipe)]
         if unknown:
-            raise UserError(f'config.tune.{section["recipe"]}: there is no knob {unknown[0]!r}. It has {", ".join(knobs(recipe)) or "none"}.')
+            raise UserError(
+                f'config.tune.{section["recipe"]}: there is no knob {unknown[0]!r}. It has {", ".join(knobs(recipe)) or "none"}.'
+            )
         if steps < 1:
             raise UserError('config.steps: a recipe needs the number of steps; set config.steps or config.epochs.')
         return recipe(stages, steps, **given)

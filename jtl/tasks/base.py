@@ -13,6 +13,9 @@ from jtl.models.base import Stage
 
 Batch = Mapping[str, jax.Array]
 
+HEAD = 'main'
+"""The head's name where a run has one task: its parameters lie at `heads/main/...`."""
+
 
 @dataclass(frozen=True)
 class Task:

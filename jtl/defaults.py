@@ -1,0 +1,77 @@
+"""Every config field with its default: where a config file starts.
+
+from jtl import default_config
+
+def get_config():
+    config = default_config()
+    config.model.name = 'efficientnet_lite0'
+    return config
+"""
+
+from typing import Any
+
+from ml_collections import ConfigDict, config_dict
+
+from jtl import data, optim
+from jtl.data import augment
+from jtl.recipes import RECIPES, knobs
+
+OPEN_SECTIONS = ('model', 'task', 'init_from', 'compare.grid', 'data', 'tune')
+"""Sections in which a user's own function may declare further fields; that function (or its caller) checks them."""
+
+HARMLESS = (
+    r'log_every', r'checkpoint_every', r'mesh\..*', r'eval_batch_size', r'data\.workers', r'data\.max_unreadable', r'compare\..*', r'extend'
+)  # fmt: skip
+"""Fields in which a resumed run may differ: they change neither a parameter nor a batch. (`extend` may grow.)"""
+
+
+def default_config(**sections: Any) -> ConfigDict:
+    """A new config with every field at its default; keyword arguments replace whole top-level fields."""
+    config = ConfigDict(
+        {
+            'seed': 0,  # of initial values, order, augmentation, dropout
+            'model': {
+                'name': 'convnet',  # see jtl.models.MODELS, or 'file.py:function'; options of that function stand beside the name
+                'image_size': 0,  # 0: as the weights were trained; else the side, or (height, width)
+                'dtype': 'float32',  # of computation
+                'param_dtype': 'float32',  # of parameters
+            },
+            # What the run starts from: a path, gs://, hf://owner/name, package:name, a jtl run or bundle; or {subtree: source}. None: scratch.
+            'init_from': config_dict.placeholder(object),
+            'init_head': 'new',  # 'keep' loads the checkpoint's head too
+            'init_rules': (),  # loading rules (path pattern, key template[, leaf functions...] or None), before the family's
+            'init_ignore': (),  # patterns of checkpoint keys that nobody misses
+            'task': {'name': 'classification'},  # see jtl.tasks.TASKS; options of that function stand beside the name
+            'data': data.defaults(),
+            'augment': augment.defaults(),
+            'tune': {'recipe': 'full', **{name: knobs(recipe) for name, recipe in RECIPES.items()}},
+            'phases': (),  # used where tune.recipe is ''
+            'steps': 0,  # optimizer steps of the run, shared by the phases of a recipe; or:
+            'epochs': 0.0,  # passes over the training split
+            'extend': (),  # further steps after the last phase, one entry for each --extend
+            'batch_size': 32,  # of a step, over all devices and micro-batches
+            'accumulate': 1,  # micro-batches a step
+            'optimizer': optim.defaults(),
+            'decay': (),  # rules (path pattern, factor on weight decay), before the default ones
+            'penalties': (),  # rules (path pattern, (kind, coefficient)) with l1, l2, l2sp
+            'batch_norm': (),  # rules (stage path such as 'backbone/stem', 'batch' | 'batch_fixed' | 'running')
+            'mesh': {'data': -1},  # devices of each axis; -1: the rest
+            'log_every': 10,  # steps
+            'eval_every': 0,  # steps; 0: at the end of each phase
+            'eval_batch_size': 0,  # 0: batch_size
+            'checkpoint_every': 100,  # steps; 0: at the end of each phase
+            'patience': 0,  # evaluations without a better validation metric that end a phase; 0: never
+            'select': 'last',  # which parameters the run ends with: 'last', or 'best' on validation
+            'compare': {
+                'recipes': ('scratch', 'probe', 'lp_ft'),
+                'seeds': 5,
+                'grid': {},  # recipe -> (field, values): that recipe runs with each value and keeps the best on validation
+            },
+        }
+    )
+    for name, value in sections.items():
+        if name not in config:
+            raise KeyError(f'There is no config field {name!r}.')
+        with config.ignore_type():
+            config[name] = value
+    return config

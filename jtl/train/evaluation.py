@@ -1,0 +1,89 @@
+"""Running the net over a split, counting every example exactly once."""
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+import numpy as np
+
+from jtl.data.base import Split
+from jtl.data.pipeline import eval_batches, train_batches
+from jtl.parallel.mesh import local_slots, put_batch
+from jtl.tasks.base import HEAD
+from jtl.train.setup import Experiment
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """The net's outputs over a split.
+
+    Attributes:
+      outputs: (N, K) float32.
+      targets: (N, ...) as the split has them.
+      losses: (N,) float32.
+      metrics: of the task, and 'loss', the mean of `losses`.
+    """
+
+    outputs: np.ndarray
+    targets: np.ndarray
+    losses: np.ndarray
+    metrics: Mapping[str, float]
+
+
+def evaluate(predict: Callable[[Any, Any], Any], leaves: Mapping[str, jax.Array], experiment: Experiment, split: Split) -> Evaluation:
+    """Outputs, losses and metrics of every example of a split.
+
+    Args:
+      predict: `jtl.train.step.compile_predict(...)`.
+      leaves: all parameters and statistics.
+      experiment: of the run.
+      split: not empty.
+    """
+    outputs, losses = [], []
+    for batch, real in _eval_batches(experiment, split):
+        out, loss = jax.device_get(predict(leaves, batch)[HEAD])
+        outputs.append(out[real])
+        losses.append(loss[real])
+    targets = split.targets
+    joined = np.concatenate(outputs)
+    each = np.concatenate(losses)
+    metrics = {**experiment.task.evaluate(joined, targets), 'loss': float(each.mean())}
+    return Evaluation(joined, targets, each, metrics)
+
+
+def training_batches(experiment: Experiment, seed: int, first_step: int) -> Iterator[dict[str, jax.Array]]:
+    """Global training batches from `first_step` of a phase on, without end, two of them ahead on the device."""
+    config, mesh = experiment.config, experiment.mesh
+    host = train_batches(
+        experiment.data.splits['train'],
+        batch_size=config['batch_size'],
+        seed=seed,
+        first_step=first_step,
+        preprocessing=experiment.preprocessing,
+        crop=config['augment']['crop'],
+        slots=local_slots(mesh, config['batch_size']),
+        workers=config['data']['workers'],
+    )
+    ahead: list[dict[str, jax.Array]] = []
+    for batch in host:
+        ahead.append(put_batch(batch, mesh))
+        if len(ahead) > 2:
+            yield ahead.pop(0)
+    yield from ahead
+
+
+def _eval_batches(experiment: Experiment, split: Split) -> Iterator[tuple[dict[str, jax.Array], np.ndarray]]:
+    """Global batches, and which of their rows are real."""
+    config, mesh = experiment.config, experiment.mesh
+    over = mesh.shape['data']
+    size = -(-(config['eval_batch_size'] or config['batch_size']) // over) * over
+    host = eval_batches(
+        split,
+        batch_size=size,
+        preprocessing=experiment.preprocessing,
+        slots=local_slots(mesh, size),
+        workers=config['data']['workers'],
+    )
+    for k, batch in enumerate(host):
+        yield put_batch(batch, mesh), np.arange(k * size, (k + 1) * size) < len(split)

@@ -1,0 +1,159 @@
+"""The training loop: phases of steps, with logging, evaluation, checkpoints, and a position to resume from.
+
+At a step that is due for several things the order is log, evaluate, save: a checkpoint at step n stands for every row up to n.
+"""
+
+import hashlib
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from typing import Any
+
+import jax
+
+from jtl.errors import UserError
+from jtl.optim import learning_rates
+from jtl.train.evaluation import evaluate, training_batches
+from jtl.train.files import RunFiles, RunLog, summary
+from jtl.train.resume import Position, RunStore
+from jtl.train.setup import Experiment
+from jtl.train.state import State, empty_window, merged
+from jtl.train.step import compile_step, make_step
+
+
+class NonFiniteError(UserError):
+    """The loss or a gradient became NaN or infinite."""
+
+
+def train(experiment: Experiment, files: RunFiles, store: RunStore, predict: Callable[..., Any]) -> tuple[dict[str, jax.Array], Position]:
+    """Train from where the run directory stands, or from the start, to the end of the last phase.
+
+    Args:
+      experiment: of the run.
+      files, store: its directory and checkpoints.
+      predict: the compiled evaluation step.
+
+    Returns:
+      The leaves that the run ends with (`config.select`), and the position.
+
+    Raises:
+      NonFiniteError: the loss or a gradient is not finite; no checkpoint is written from then on.
+      UserError: the run directory holds something else.
+    """
+    config, phases = experiment.config, experiment.plan.phases
+    frozen, state, at = store.start_or_resume()
+    with RunLog(files, at.total, sum(phase.steps for phase in phases)) as log:
+        if at.total:
+            log.say(f'Resumed at step {at.total}: phase {phases[at.phase].name}, step {at.step}.')
+        for index in range(at.phase, len(phases)):
+            phase = phases[index]
+            if index > at.phase:
+                frozen, state, notes = store.begin(index, merged(frozen, state), state)
+                at = replace(at, phase=index, step=0, done=False, waited=0)
+                log.say(*notes)
+            if not at.done:
+                log.say(_opening(experiment, index))
+                step = compile_step(
+                    make_step(experiment.net, experiment.tasks, phase, index, experiment.prepare, config['accumulate']), experiment.mesh
+                )
+                batches = training_batches(experiment, order_seed(config['seed'], index), at.step)
+                log.restart_clock(at.total)
+            while not at.done:
+                state = step(frozen, state, next(batches))
+                at = replace(at, step=at.step + 1, total=at.total + 1, done=at.step + 1 == phase.steps)
+                log.step(at.total)
+                if at.done or _due(at.step, config['log_every']):
+                    log.train_row(_train_row(state, experiment, at), config['batch_size'])
+                    state = state.replace(window=jax.device_put(empty_window(), state.step.sharding))
+                if at.done or _due(at.step, config['eval_every']):
+                    at = _validate(predict, merged(frozen, state, averaged=True), experiment, store, log, at)
+                    log.restart_clock(at.total)
+                if at.done or _due(at.step, config['checkpoint_every']):
+                    _check_finite(state, phase.name, at)
+                    store.save(frozen, state, at)
+        store.wait()
+    final = merged(frozen, state, averaged=True)
+    if config['select'] == 'best' and at.best is not None:
+        final = store.best_leaves(final, at)
+    return final, at
+
+
+def order_seed(seed: int, phase: int) -> int:
+    """The seed of the order of a phase's examples, derived by name."""
+    return int.from_bytes(hashlib.sha256(f'{seed}/order/{phase}'.encode()).digest()[:4], 'big')
+
+
+def _due(step: int, every: int) -> bool:
+    return bool(every) and step % every == 0
+
+
+def _opening(experiment: Experiment, index: int) -> str:
+    phase = experiment.plan.phases[index]
+    sizes = {leaf.path: leaf.size for leaf in experiment.plan.leaves}
+    trained = sum(sizes[path] for path in phase.labels)
+    total = sum(leaf.size for leaf in experiment.plan.leaves if not leaf.statistic)
+    return (
+        f'Phase {index + 1} of {len(experiment.plan.phases)}, {phase.name}: {phase.steps} steps, {trained:,} of {total:,} parameters train.'
+    )
+
+
+def _train_row(state: State, experiment: Experiment, at: Position) -> dict[str, Any]:
+    """Means over the window; the rates are those of the last step done."""
+    phase = experiment.plan.phases[at.phase]
+    window = jax.device_get(state.window)
+    _check_finite(state, phase.name, at)
+    steps = max(int(window.steps), 1)
+    row = {'step': at.total, 'phase': at.phase, 'phase_name': phase.name, 'train/loss': float(window.loss) / steps}
+    if phase.penalties:
+        row['train/penalty'] = float(window.penalty) / steps
+    rates = jax.device_get(learning_rates(phase.groups, phase.steps, at.step - 1))
+    return {**row, 'grad_norm': float(window.grad_norm) / steps, **{f'lr/{name}': float(lr) for name, lr in rates.items()}}
+
+
+def _check_finite(state: State, phase: str, at: Position) -> None:
+    bad = int(state.bad_step)
+    if bad < 0:
+        return
+    total = at.total - at.step + bad + 1
+    broken = [path for path, leaf in state.params.items() if not bool(jax.numpy.isfinite(leaf).all())]
+    where = (
+        f'{len(broken)} of {len(state.params)} trainable leaves are no longer finite, first {broken[0]}'
+        if broken
+        else 'the parameters are still finite'
+    )
+    raise NonFiniteError(
+        f'The loss or a gradient is not finite at step {total} (phase {phase}, step {bad + 1}); {where}. The checkpoints before it are untouched. '
+        'Lower optimizer.lr, set optimizer.clip, or look for bad values in the data.'
+    )
+
+
+def _validate(
+    predict: Callable[..., Any], leaves: Mapping[str, jax.Array], experiment: Experiment, store: RunStore, log: RunLog, at: Position
+) -> Position:
+    """Evaluate on validation, keep the best, and end the phase where it has waited long enough."""
+    split = experiment.data.splits.get('validation')
+    if split is None or not len(split):
+        return at
+    metrics = evaluate(predict, leaves, experiment, split).metrics
+    task, patience = experiment.task, experiment.config['patience']
+    base = experiment.baselines('validation')
+    log.row(
+        {
+            'step': at.total,
+            'phase': at.phase,
+            'phase_name': experiment.plan.phases[at.phase].name,
+            **{f'validation/{k}': v for k, v in metrics.items()},
+        }
+    )
+    log.say(
+        f'Validation at step {at.total}: {summary(metrics, (task.primary, "loss"))} (constant guess: {summary(base, (task.primary,))}).'
+    )
+    value = float(metrics[task.primary])
+    if at.best is None or (value > at.best if task.maximize else value < at.best):
+        at = replace(at, best=value, best_total=at.total, waited=0)
+        store.save_best(leaves, at)
+        return at
+    at = replace(at, waited=at.waited + 1)
+    if patience and at.waited >= patience and not at.done:
+        log.say(f'No better {task.primary} in {at.waited} evaluations: the phase ends at step {at.step}.')
+        at = replace(at, done=True)
+    return at

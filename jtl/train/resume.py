@@ -1,0 +1,236 @@
+"""Starting a run or going on with it: what is saved, and whether it is the same run.
+
+The first checkpoint (`base`) holds every leaf as it was before the first step. The later ones hold what changes: the leaves that any
+phase trains or whose statistics it updates, the optimizer's state and the position. So a frozen backbone is written once, the foreign
+checkpoint is never read again, and adaptation is never applied twice.
+"""
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import jax
+
+from jtl import config as configs
+from jtl.checkpoint.runs import RunCheckpoints, digest, templates_of
+from jtl.defaults import HARMLESS
+from jtl.errors import UserError
+from jtl.opt_state import pack, unpack
+from jtl.parallel.mesh import replicated
+from jtl.plan import phase_optimizer
+from jtl.train.files import RunFiles, read_json, write_json
+from jtl.train.setup import Experiment, load_leaves
+from jtl.train.state import Frozen, State, Window, anchored, begin, updated_stats
+
+_LEAF, _EMA, _MOMENT, _COUNT, _WINDOW = 'leaves', 'ema', 'moments', 'counts', 'window'
+
+
+@dataclass(frozen=True)
+class Position:
+    """Where a run is; saved with every checkpoint.
+
+    Attributes:
+      phase, step: the phase, and the steps done in it.
+      total: steps done in the run.
+      done: whether the phase has ended.
+      best: the best validation value of the primary metric so far; None before the first evaluation.
+      best_total: `total` at that evaluation.
+      waited: evaluations in this phase since the best.
+    """
+
+    phase: int = 0
+    step: int = 0
+    total: int = 0
+    done: bool = False
+    best: float | None = None
+    best_total: int = -1
+    waited: int = 0
+
+
+class RunStore:
+    """The checkpoints of a run: base, last and best. IO.
+
+    Args:
+      files: of the run.
+      experiment: of the run; its plan says which leaves change.
+    """
+
+    def __init__(self, files: RunFiles, experiment: Experiment):
+        self.files, self.experiment = files, experiment
+        self.changing = changing(experiment)
+        self._sharding = replicated(experiment.mesh)
+        self._base = RunCheckpoints(files.base, keep=1, asynchronous=False)
+        self._last = RunCheckpoints(files.last, keep=2)
+        self._best = RunCheckpoints(files.best, keep=2)
+
+    def start_or_resume(self) -> tuple[Frozen, State, Position]:
+        """The state and position to train from.
+
+        Raises:
+          UserError: the run directory is that of another config or plan, or the checkpoint's data set differs.
+          CheckpointError: the newest checkpoint is damaged.
+        """
+        if not self._base.steps():
+            return self._start()
+        self._check_same_run()
+        leaves, meta = self._base.restore(0, templates_of(self.experiment.net.shapes, self._sharding))
+        self.frozen_before = meta['frozen']
+        steps = self._last.steps()
+        if not steps:
+            return (*self._begin(0, leaves), Position())
+        at = Position(**self._last.meta(steps[-1])['position'])
+        return (*self._restore(at, steps[-1], leaves), at)
+
+    def finished(self) -> bool:
+        """Whether the newest checkpoint stands at the end of the last phase. Refuses the directory of another run, as `start_or_resume` does."""
+        steps = self._last.steps()
+        if not self._base.steps() or not steps:
+            return False
+        self._check_same_run()
+        at = Position(**self._last.meta(steps[-1])['position'])
+        return at.done and at.phase == len(self.experiment.plan.phases) - 1
+
+    def save(self, frozen: Frozen, state: State, at: Position) -> None:
+        """Save the state in the background."""
+        self._last.save(at.total, self._flat(frozen, state, at.phase), {'position': asdict(at)})
+
+    def save_best(self, leaves: Mapping[str, jax.Array], at: Position) -> None:
+        """Save the leaves that change (with averages in place) as the best so far."""
+        self._best.save(at.total, {path: leaves[path] for path in self.changing}, {'position': asdict(at)})
+
+    def best_leaves(self, leaves: Mapping[str, jax.Array], at: Position) -> dict[str, jax.Array]:
+        """All leaves, the changing ones as they were at the best evaluation."""
+        self._best.wait()
+        best, _ = self._best.restore(at.best_total, templates_of({p: leaves[p] for p in self.changing}, self._sharding))
+        return {**leaves, **best}
+
+    def base_values(self, index: int) -> dict[str, jax.Array]:
+        """The starting values that L2-SP penalties of a phase pull to."""
+        wanted = anchored(self.experiment.plan, self.experiment.plan.phases[index])
+        if not wanted:
+            return {}
+        leaves, _ = self._base.restore(0, templates_of(self.experiment.net.shapes, self._sharding))
+        return {path: leaves[path] for path in wanted}
+
+    def begin(self, index: int, leaves: Mapping[str, jax.Array], before: State) -> tuple[Frozen, State, tuple[str, ...]]:
+        """The state at the first step of a later phase, and what did not move over."""
+        e = self.experiment
+        return begin(e.net, e.plan, index, leaves, self.base_values(index), e.config['seed'], self._sharding, before)
+
+    def frozen_digest(self, leaves: Mapping[str, jax.Array]) -> str:
+        """The checksum of all leaves that nothing may change."""
+        return digest({path: leaf for path, leaf in leaves.items() if path not in self.changing})
+
+    def wait(self) -> None:
+        """Return when every save is on disk."""
+        self._last.wait()
+        self._best.wait()
+
+    def close(self) -> None:
+        """Wait, and release Orbax's threads."""
+        for checkpoints in (self._base, self._last, self._best):
+            checkpoints.close()
+
+    def _start(self) -> tuple[Frozen, State, Position]:
+        leaves = load_leaves(self.experiment)
+        self.frozen_before = self.frozen_digest(leaves)
+        write_json(self.files.config, dict(self.experiment.config))
+        write_json(self.files.plan, self.experiment.plan.to_json())
+        self._base.save(0, leaves, {'frozen': self.frozen_before, 'data': self.experiment.data.fingerprint})
+        return (*self._begin(0, leaves), Position())
+
+    def _begin(self, index: int, leaves: Mapping[str, jax.Array]) -> tuple[Frozen, State]:
+        e = self.experiment
+        frozen, state, _ = begin(e.net, e.plan, index, leaves, self.base_values(index), e.config['seed'], self._sharding)
+        return frozen, state
+
+    def _check_same_run(self) -> None:
+        """Refuse to go on with a run of another config, plan or data set."""
+        old, new = read_json(self.files.config), dict(self.experiment.config)
+        lines = configs.differences(old, new, HARMLESS)
+        before, now = list(old.get('extend', [])), list(new['extend'])
+        if now[: len(before)] != before:
+            lines.append(f'config.extend: {before} in the run, {now} now')
+        if lines:
+            shown = '\n  '.join(lines[:10])
+            raise UserError(
+                f'{self.files.root} is the run directory of another config:\n  {shown}\nGive another --workdir, or the config that the run began with.'
+            )
+        if now == before:
+            a, b = _placeless(read_json(self.files.plan)), _placeless(self.experiment.plan.to_json())
+            if a != b:
+                parts = ', '.join(key for key in b if a.get(key) != b[key])
+                raise UserError(
+                    f'{self.files.root}: the plan differs from plan.json in {parts}. Has the checkpoint of init_from changed, or jtl?'
+                )
+        data = self._base.meta(0)['data']
+        if data != self.experiment.data.fingerprint:
+            raise UserError(
+                f'{self.files.root}: the data set is not the one the run began with (its files, labels or splits have changed).'
+            )
+        write_json(self.files.config, new)
+        write_json(self.files.plan, self.experiment.plan.to_json())
+
+    def _restore(self, at: Position, step: int, base: Mapping[str, jax.Array]) -> tuple[Frozen, State]:
+        shapes = jax.eval_shape(lambda leaves: self._begin_shapes(at.phase, leaves), dict(base))
+        saved, _ = self._last.restore(step, templates_of(shapes, self._sharding))
+        self._last.delete_after(step)
+        self._best.delete_after(step)
+        parts: dict[str, dict[str, jax.Array]] = {}
+        for name, leaf in saved.items():
+            kind, _, rest = name.partition('/')
+            parts.setdefault(kind, {})[rest] = leaf
+        leaves = {**base, **parts[_LEAF]}
+        frozen, state = self._begin(at.phase, leaves)
+        moments: dict[str, dict[str, jax.Array]] = {}
+        for name, leaf in parts.get(_MOMENT, {}).items():
+            slot, _, path = name.partition('/')
+            moments.setdefault(slot, {})[path] = leaf
+        return frozen, state.replace(
+            step=parts['step'][''],
+            opt_state=unpack(state.opt_state, {'moments': moments, 'counts': parts.get(_COUNT, {})}),
+            ema=parts.get(_EMA, {}),
+            window=Window(**parts[_WINDOW]),
+            bad_step=parts['bad_step'][''],
+        )
+
+    def _begin_shapes(self, index: int, leaves: Any) -> dict[str, Any]:
+        """What `_flat` gives in a phase, traced for its shapes."""
+        e = self.experiment
+        phase = e.plan.phases[index]
+        params = {path: leaves[path] for path in phase.labels}
+        state = State(
+            step=jax.numpy.zeros((), 'int32'),
+            params=params,
+            stats={path: leaves[path] for path in updated_stats(e.net, phase)},
+            opt_state=phase_optimizer(phase).init(params),
+            ema=dict(params) if phase.ema else {},
+            window=Window(*(jax.numpy.zeros((), d) for d in ('int32', 'float32', 'float32', 'float32'))),
+            bad_step=jax.numpy.zeros((), 'int32'),
+            key=None,
+        )
+        return self._flat(Frozen({p: leaf for p, leaf in leaves.items() if p not in params}, {}), state, index)
+
+    def _flat(self, frozen: Frozen, state: State, index: int) -> dict[str, Any]:
+        """The state as flat leaves, and the leaves that other phases change."""
+        labels = self.experiment.plan.phases[index].labels
+        packed = pack(state.opt_state, labels)
+        present = {**frozen.leaves, **state.params, **state.stats}
+        found = {f'{_LEAF}/{path}': present[path] for path in self.changing}
+        found |= {f'{_EMA}/{path}': leaf for path, leaf in state.ema.items()}
+        found |= {f'{_MOMENT}/{slot}/{path}': leaf for slot, leaves in packed['moments'].items() for path, leaf in leaves.items()}
+        found |= {f'{_COUNT}/{place}': leaf for place, leaf in packed['counts'].items()}
+        found |= {f'{_WINDOW}/{name}': leaf for name, leaf in vars(state.window).items()}
+        return {**found, 'step': state.step, 'bad_step': state.bad_step}
+
+
+def changing(experiment: Experiment) -> tuple[str, ...]:
+    """The leaves that some phase trains, or whose statistics it updates, in path order; all others must stay bit for bit."""
+    plan, net = experiment.plan, experiment.net
+    stats = {path for phase in plan.phases for path in updated_stats(net, phase)}
+    return tuple(path for path in net.shapes if path in plan.trained or path in stats)
+
+
+def _placeless(plan: Mapping[str, Any]) -> dict[str, Any]:
+    """A plan without what may differ on a resume: placement."""
+    return {**plan, 'leaves': [{k: v for k, v in leaf.items() if k != 'sharding'} for leaf in plan['leaves']]}

@@ -1,0 +1,150 @@
+"""One run from its config to its report: preflight, training, evaluation of every split, result.json, bundle, report."""
+
+import time
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import jax
+import numpy as np
+
+from jtl.bundle import write_bundle
+from jtl.data.base import Data
+from jtl.data.pipeline import eval_batches
+from jtl.data.preflight import Preflight, preflight
+from jtl.errors import UserError
+from jtl.report.html import RunRecord, SplitOutputs, run_report
+from jtl.report.logs import read_rows
+from jtl.train.evaluation import Evaluation, evaluate
+from jtl.train.files import RunFiles, read_json, run_files, write_json, write_text
+from jtl.train.loop import train
+from jtl.train.resume import Position, RunStore
+from jtl.train.setup import Experiment, build
+from jtl.train.step import compile_predict, make_predict
+
+
+def run(config: Any, workdir: str, *, data: Data | None = None, say: Callable[[str], None] = print) -> dict[str, Any]:
+    """Train by a config in a run directory, or go on where it stands; a finished run is returned as it is.
+
+    Args:
+      config: as `jtl.train.setup.build` takes it.
+      workdir: the run directory.
+      data: in place of what `config.data` names.
+      say: takes lines for a person.
+
+    Returns:
+      The content of result.json.
+
+    Raises:
+      UserError: anything that a user can mend.
+    """
+    started = time.monotonic()
+    files = run_files(workdir)
+    experiment = build(config, data=data)
+    found = preflight(experiment.data, max_unreadable=experiment.config['data']['max_unreadable'])
+    if found.unreadable:
+        experiment = build(config, data=found.data)  # without them: splits and steps count what is left
+    say(found.text())
+    store = RunStore(files, experiment)
+    try:
+        if files.result.exists() and store.finished():
+            say(f'{files.root}: this run is finished. Go on with --extend=STEPS, or give another --workdir.')
+            return read_json(files.result)
+        predict = compile_predict(make_predict(experiment.net, experiment.tasks, experiment.prepare), experiment.mesh)
+        leaves, at = train(experiment, files, store, predict)
+        before, after = store.frozen_before, store.frozen_digest(leaves)
+        if before != after:
+            raise RuntimeError(f'The frozen part changed during training: checksum {before} before, {after} after. This is a bug in jtl.')
+    finally:
+        store.close()
+    evaluations = {name: evaluate(predict, leaves, experiment, split) for name, split in experiment.data.splits.items() if len(split)}
+    result = _result(experiment, evaluations, at, before, after, time.monotonic() - started)
+    write_bundle(
+        files.bundle,
+        net=experiment.net,
+        leaves=leaves,
+        labels=tuple(experiment.data.labels),
+        preprocessing=experiment.preprocessing,
+        config=experiment.config,
+        metrics=result['metrics'],
+        golden=_golden(experiment),
+    )
+    write_text(files.report, run_report(_record(experiment, files, found, evaluations, result)))
+    write_json(files.result, result)
+    return result
+
+
+def _result(
+    experiment: Experiment, evaluations: Mapping[str, Evaluation], at: Position, before: str, after: str, seconds: float
+) -> dict[str, Any]:
+    """The content of result.json."""
+    totals = experiment.plan.totals()
+    metrics = {f'{split}/{name}': float(value) for split, e in evaluations.items() for name, value in e.metrics.items()}
+    constant = {f'{split}/{name}': float(value) for split in evaluations for name, value in experiment.baselines(split).items()}
+    return {
+        'metrics': {name: value if np.isfinite(value) else None for name, value in metrics.items()},
+        'baseline': {name: value if np.isfinite(value) else None for name, value in constant.items()},
+        'primary': experiment.task.primary,
+        'maximize': experiment.task.maximize,
+        'parameters': {'total': totals['parameters'], 'trainable': totals['trainable'], 'frozen': totals['frozen']},
+        'optimizer_bytes': max(phase.optimizer_bytes for phase in experiment.plan.phases),
+        'steps': at.total,
+        'best': {'value': at.best, 'step': at.best_total} if at.best is not None else None,
+        'selected': experiment.config['select'],
+        'seconds': round(seconds, 3),
+        'frozen_checksum': {'before': before, 'after': after},
+        'seed': experiment.config['seed'],
+        'device': f'{jax.device_count()} x {jax.devices()[0].device_kind}',
+    }
+
+
+def _record(
+    experiment: Experiment, files: RunFiles, found: Preflight, evaluations: Mapping[str, Evaluation], result: Mapping[str, Any]
+) -> RunRecord:
+    splits = experiment.data.splits
+
+    def thumbnail(split: str, index: int) -> np.ndarray:
+        return np.asarray(splits[split].examples[index]['image'])
+
+    return RunRecord(
+        title=f'{experiment.config["model"]["name"]} on {experiment.config["data"]["name"]}: {experiment.config["tune"]["recipe"] or "phases"}',
+        config=experiment.config,
+        plan=experiment.plan.to_json(),
+        rows=read_rows(files.metrics),
+        result=result,
+        kind=experiment.task.kind,
+        labels=tuple(experiment.data.labels),
+        splits=tuple(
+            SplitOutputs(
+                name,
+                e.outputs,
+                e.targets,
+                e.losses,
+                tuple(splits[name].name_of(i) for i in range(len(splits[name]))),
+                e.metrics,
+                experiment.baselines(name),
+            )
+            for name, e in evaluations.items()
+        ),
+        thumbnail=thumbnail if 'image' in experiment.net.inputs else None,
+        notes=tuple(found.text().splitlines()[len(found.labels) + 2 :]),
+    )
+
+
+def _golden(experiment: Experiment, count: int = 2) -> dict[str, np.ndarray]:
+    """A prepared batch of the first examples of the last split that has any."""
+    split = [s for s in experiment.data.splits.values() if len(s)][-1]
+    batch = next(eval_batches(split, batch_size=min(count, len(split)), preprocessing=experiment.preprocessing))
+    return {name: value for name, value in batch.items() if name in experiment.net.inputs}
+
+
+def extended(config: Any, workdir: str, steps: int) -> Any:
+    """The config of a run with `steps` more after its last phase. UserError where there is no run yet, or `steps` is no positive number."""
+    files = run_files(workdir)
+    if steps < 1:
+        raise UserError(f'--extend: a number of steps of at least 1, found {steps}.')
+    if not files.config.exists():
+        raise UserError(f'--extend: there is no run in {workdir} yet.')
+    old = read_json(files.config)
+    config = config.copy_and_resolve_references() if hasattr(config, 'copy_and_resolve_references') else dict(config)
+    config['extend'] = (*old.get('extend', ()), steps)
+    return config

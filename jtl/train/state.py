@@ -1,0 +1,131 @@
+"""What a step changes (State), what it only reads (Frozen), and the way from one phase's state to the next one's."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from flax import struct
+from jax.sharding import NamedSharding
+
+from jtl.models.net import Net
+from jtl.opt_state import migrate, pack
+from jtl.plan import PhasePlan, Plan, phase_optimizer
+
+
+@struct.dataclass
+class Window:
+    """Sums over the steps since the last log line; part of the state, so that a resumed run logs the same means.
+
+    Attributes:
+      steps: () int32.
+      loss, penalty, grad_norm: () float32; the norm is that of the trainable gradients before clipping.
+    """
+
+    steps: Any
+    loss: Any
+    penalty: Any
+    grad_norm: Any
+
+
+@struct.dataclass
+class State:
+    """All that a training step changes; donated to it.
+
+    Attributes:
+      step: () int32, steps done in this phase.
+      params: the trainable leaves by path.
+      stats: the BatchNorm statistics that this phase updates.
+      opt_state: of the phase's optimizer.
+      ema: moving averages of `params`; empty without EMA.
+      window: sums for the log.
+      bad_step: () int32, the first step of this phase with a loss or gradient that was not finite; -1.
+      key: (2,) uint32, the run's key data; constant.
+    """
+
+    step: Any
+    params: Any
+    stats: Any
+    opt_state: Any
+    ema: Any
+    window: Window
+    bad_step: Any
+    key: Any
+
+
+@struct.dataclass
+class Frozen:
+    """All that a training step only reads.
+
+    Attributes:
+      leaves: frozen parameters and statistics by path.
+      anchors: the starting values of trainable leaves under an L2-SP penalty.
+    """
+
+    leaves: Any
+    anchors: Any
+
+
+def empty_window() -> Window:
+    """A window over no steps."""
+    return Window(jnp.zeros((), jnp.int32), jnp.zeros(()), jnp.zeros(()), jnp.zeros(()))
+
+
+def updated_stats(net: Net, phase: PhasePlan) -> list[str]:
+    """Paths of the statistics that the phase updates: those of stages whose switch is 'batch'."""
+    return [path for path in net.stats if phase.switches[path.split('/')[1]] == 'batch']
+
+
+def begin(
+    net: Net,
+    plan: Plan,
+    index: int,
+    leaves: Mapping[str, jax.Array],
+    base: Mapping[str, jax.Array],
+    seed: int,
+    sharding: NamedSharding,
+    before: State | None = None,
+) -> tuple[Frozen, State, tuple[str, ...]]:
+    """The state at the first step of a phase.
+
+    Args:
+      net, plan: of the run.
+      index: of the phase.
+      leaves: the present value of every leaf. The trainable ones become part of the state and are donated with it.
+      base: the values at the start of the run of leaves that L2-SP penalties pull to; others are not read.
+      seed: of the run.
+      sharding: of the state.
+      before: the last state of the phase before, whose moments move over; averages start anew.
+
+    Returns:
+      What is frozen, the state, and sentences about what did not move over.
+    """
+    phase = plan.phases[index]
+    params = {path: leaves[path] for path in phase.labels}
+    stats = {path: leaves[path] for path in updated_stats(net, phase)}
+    frozen = Frozen(
+        leaves={path: leaf for path, leaf in leaves.items() if path not in params and path not in stats},
+        anchors={path: base[path] for path in anchored(plan, phase)},
+    )
+    optimizer = phase_optimizer(phase)
+    opt_state = jax.jit(optimizer.init, out_shardings=sharding)(params)
+    notes: tuple[str, ...] = ()
+    if before is not None:
+        old = plan.phases[index - 1]
+        opt_state, notes = migrate(pack(before.opt_state, old.labels), old.labels, opt_state, phase.labels)
+        opt_state = jax.tree.map(lambda x: jax.device_put(x, sharding), opt_state)
+    ema = {path: jnp.copy(leaf) for path, leaf in params.items()} if phase.ema else {}
+    key = jax.random.key_data(jax.random.key(seed))
+    rest = jax.device_put((jnp.zeros((), jnp.int32), empty_window(), jnp.full((), -1, jnp.int32), key), sharding)
+    return frozen, State(rest[0], params, stats, opt_state, ema, rest[1], rest[2], rest[3]), notes
+
+
+def anchored(plan: Plan, phase: PhasePlan) -> list[str]:
+    """Leaves of the phase that an L2-SP penalty pulls to their loaded values; new leaves have none and are pulled to zero."""
+    loaded = {leaf.path for leaf in plan.leaves if leaf.status != 'new'}
+    return [path for path, (kind, _) in phase.penalties.items() if kind == 'l2sp' and path in loaded]
+
+
+def merged(frozen: Frozen, state: State, *, averaged: bool = False) -> dict[str, Any]:
+    """Every leaf by path; with `averaged`, the moving averages in place of the trainables where there are any."""
+    return {**frozen.leaves, **state.params, **(state.ema if averaged else {}), **state.stats}

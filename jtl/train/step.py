@@ -1,0 +1,122 @@
+"""The training step and the evaluation step, as pure functions, and how they are compiled for a mesh.
+
+The step differentiates the trainable partition alone. Reading one frozen gradient (a norm over all, a clip outside the
+partition) would bring the whole backward pass back.
+"""
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+from jax.sharding import Mesh
+
+from jtl.keys import derive
+from jtl.models.base import EVAL, Features, Mode
+from jtl.models.net import Net
+from jtl.optim import ema_update
+from jtl.parallel.mesh import over_data, replicated
+from jtl.penalties import penalty
+from jtl.plan import PhasePlan, phase_optimizer
+from jtl.tasks.base import Task
+from jtl.train.state import Frozen, State, Window
+
+Batch = Mapping[str, jax.Array]
+Prepare = Callable[[Batch, jax.Array | None], Features]
+"""From a batch to the model's inputs: augmented with a key, as in evaluation without."""
+
+
+def make_step(
+    net: Net, tasks: Mapping[str, Task], phase: PhasePlan, index: int, prepare: Prepare, accumulate: int = 1
+) -> Callable[[Frozen, State, Batch], State]:
+    """The training step of a phase: `step(frozen, state, batch) -> state`, not yet compiled.
+
+    Args:
+      net: backbone and heads.
+      tasks: the tasks that the phase trains, by head name; their losses are added.
+      phase: its labels say what is differentiated.
+      index: of the phase; part of every random key.
+      prepare: see `Prepare`.
+      accumulate: micro-batches a step; gradients are averaged over them, BatchNorm sees them one after the other.
+    """
+    optimizer = phase_optimizer(phase)
+    heads = {path.split('/')[1] for path in phase.labels if path.startswith('heads/')}
+    head_mode = Mode(train=bool(heads))
+
+    def loss_of(params: Any, stats: Any, frozen: Frozen, batch: Batch, key: jax.Array) -> tuple[jax.Array, Any]:
+        inputs = prepare(batch, derive(key, 'augment'))
+        leaves = {**frozen.leaves, **params, **stats}
+        outputs, new_stats = net.apply(
+            leaves, inputs, modes=phase.modes, head_mode=head_mode, key=derive(key, 'dropout'), heads=list(tasks)
+        )
+        loss = sum((task.loss(outputs[name], batch).mean() for name, task in tasks.items()), jnp.zeros(()))
+        return loss, {path: new_stats[path] for path in stats}
+
+    def gradients(frozen: Frozen, state: State, batch: Batch, key: jax.Array) -> tuple[jax.Array, Any, Any]:
+        value_and_grad = jax.value_and_grad(loss_of, has_aux=True)
+        if accumulate == 1:
+            (loss, stats), grads = value_and_grad(state.params, state.stats, frozen, batch, key)
+            return loss, stats, grads
+
+        def one(carry: Any, part: Any) -> tuple[Any, None]:
+            stats, loss, grads = carry
+            k, micro = part
+            (more, stats), found = value_and_grad(state.params, stats, frozen, micro, derive(key, 'micro', k))
+            return (stats, loss + more, jax.tree.map(jnp.add, grads, found)), None
+
+        start = (state.stats, jnp.zeros(()), jax.tree.map(jnp.zeros_like, state.params))
+        parts = (jnp.arange(accumulate), micro_batches(batch, accumulate))
+        (stats, loss, grads), _ = jax.lax.scan(one, start, parts)
+        return loss / accumulate, stats, jax.tree.map(lambda g: g / accumulate, grads)
+
+    def step(frozen: Frozen, state: State, batch: Batch) -> State:
+        key = derive(jax.random.wrap_key_data(state.key), 'phase', index, 'step', state.step)
+        loss, stats, grads = gradients(frozen, state, batch, key)
+        extra = jnp.zeros(())
+        if phase.penalties:
+            extra, more = jax.value_and_grad(penalty)(state.params, phase.penalties, frozen.anchors)
+            grads = jax.tree.map(jnp.add, grads, more)
+        norm = optax.tree.norm(grads)
+        updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
+        params = optax.apply_updates(state.params, updates)
+        ema = ema_update(state.ema, params, phase.ema, state.step) if phase.ema else state.ema
+        finite = jnp.isfinite(loss) & jnp.isfinite(norm) & jnp.isfinite(extra)
+        w = state.window
+        return state.replace(
+            step=state.step + 1,
+            params=params,
+            stats=stats,
+            opt_state=opt_state,
+            ema=ema,
+            window=Window(w.steps + 1, w.loss + loss, w.penalty + extra, w.grad_norm + norm),
+            bad_step=jnp.where((state.bad_step < 0) & ~finite, state.step, state.bad_step),
+        )
+
+    return step
+
+
+def micro_batches(batch: Batch, parts: int) -> Batch:
+    """Every leaf (B, ...) as (parts, B / parts, ...). Rows are dealt out in turn, so that a batch split over devices stays where it is."""
+    return jax.tree.map(lambda x: jnp.swapaxes(x.reshape(x.shape[0] // parts, parts, *x.shape[1:]), 0, 1), dict(batch))
+
+
+def make_predict(net: Net, tasks: Mapping[str, Task], prepare: Prepare) -> Callable[[Any, Batch], dict[str, tuple[jax.Array, jax.Array]]]:
+    """The evaluation step: `predict(leaves, batch) -> {task: (outputs (B, K), losses (B,))}`, not yet compiled."""
+
+    def predict(leaves: Any, batch: Batch) -> dict[str, tuple[jax.Array, jax.Array]]:
+        outputs, _ = net.apply(leaves, prepare(batch, None), head_mode=EVAL, heads=list(tasks))
+        return {name: (outputs[name], task.loss(outputs[name], batch)) for name, task in tasks.items()}
+
+    return predict
+
+
+def compile_step(step: Callable[[Frozen, State, Batch], State], mesh: Mesh) -> Any:
+    """`jax.jit` with explicit shardings: state replicated and donated, batches split over the data axis."""
+    same = replicated(mesh)
+    return jax.jit(step, in_shardings=(same, same, over_data(mesh)), out_shardings=same, donate_argnums=1)
+
+
+def compile_predict(predict: Callable[[Any, Batch], Any], mesh: Mesh) -> Any:
+    """The evaluation step compiled likewise; its outputs are whole on every host."""
+    return jax.jit(predict, in_shardings=(replicated(mesh), over_data(mesh)), out_shardings=replicated(mesh))
