@@ -134,10 +134,9 @@ def problem_text(problems: Sequence[Problem], sources: 'Mapping[str, Source]', l
         for shown, members in groups[:_MOST_ROWS]:
             first = members[0]
             detail = first.detail + (' (the first)' if len({m.detail for m in members}) > 1 else '')
-            if kind == 'missing' and first.subtree in sources:
-                keys = unread[first.subtree] or list(sources[first.subtree].checkpoint.specs)
-                near = nearest(first.key or first.name, keys, n=2)
-                detail += f'; nearest {", ".join(near)}' if near else ''
+            if kind == 'missing':  # only a key that no leaf reads can be the one that is meant
+                near = nearest(first.key or first.name, unread.get(first.subtree, ()), n=2)
+                detail += f'; nearest of the unread {", ".join(near)}' if near else ''
             table.append((kind, shown, _short(list(dict.fromkeys(m.key for m in members if m.key is not None))), detail))
         if len(groups) > _MOST_ROWS:
             table.append((kind, f'... and {sum(len(m) for _, m in groups[_MOST_ROWS:])} more', '', ''))

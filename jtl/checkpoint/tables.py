@@ -3,7 +3,7 @@
 import re
 from collections import Counter
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from jtl.checkpoint.base import Checkpoint, CheckpointError
@@ -25,6 +25,7 @@ class NameTable:
         keys that these templates name (any text for a back-reference) are ignored without being listed in `ignore`.
       ignore: patterns of source keys that nobody misses (counters).
       prefix: what stands before every key of the layout in the checkpoint at hand ('module.', 'model/'); `choose_table` sets it.
+        Two tables that differ only here are equal.
     """
 
     name: str
@@ -32,7 +33,7 @@ class NameTable:
     rules: tuple[Rule, ...]
     head: tuple[Rule, ...] = ()
     ignore: tuple[str, ...] = ()
-    prefix: str = ''
+    prefix: str = field(default='', compare=False)
 
 
 def _native(name: str, params: str, statistics: str) -> NameTable:

@@ -87,6 +87,7 @@ def test_problems_are_counted_collapsed_explained_and_limited():
     sources = {'': source({f'layers.{i}.weight': spec(i + 1) for i in range(3)}, [])}
     problems = [
         Problem('rule', 'A whole sentence.'),
+        Problem('unexpected', 'layer.00.weight', '(1,) float32'),
         *(
             Problem('mismatched', f'backbone/block_{i}/kernel', f'({i},) float32, needed (9,) float32', f'layers.{i}.weight')
             for i in range(3)
@@ -97,7 +98,7 @@ def test_problems_are_counted_collapsed_explained_and_limited():
         ),
     ]
     lines = problem_text(problems, sources, 99).splitlines()
-    assert lines[:2] == ['w.pth (other) does not fit the model of 99 leaves: 40 missing, 3 mismatched.', 'A whole sentence.']
+    assert lines[:2] == ['w.pth (other) does not fit the model of 99 leaves: 40 missing, 3 mismatched, 1 unexpected.', 'A whole sentence.']
     row = next(line for line in lines if line.startswith('  mismatched'))
     assert row.split(maxsplit=3) == [
         'mismatched', 'backbone/block_{0...2}/kernel', 'layers.{0...2}.weight', '(0,) float32, needed (9,) float32 (the first)',
@@ -105,6 +106,6 @@ def test_problems_are_counted_collapsed_explained_and_limited():
     missing = [line for line in lines if line.startswith('  missing')]
     assert len(missing) == 31
     assert '... and 10 more' in missing[-1]
-    assert 'nearest layers.0.weight' in missing[0]
-    assert [line.split(':')[0] for line in lines[-2:]] == ['missing', 'mismatched']
+    assert missing[0].endswith('nearest of the unread layer.00.weight')  # not layers.0.weight, which is read
+    assert [line.split(':')[0] for line in lines[-3:]] == ['missing', 'mismatched', 'unexpected']
     assert all('config.init_' in says or 'rule' in says for says in PROBLEMS.values())
