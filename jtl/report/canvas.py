@@ -18,7 +18,8 @@ INK, SOFT, FAINT = '#1b1f24', '#5b6570', '#dde2e7'
 LIMIT = 150_000  # characters of a data URI
 
 _STYLE: Any = {
-    'font.family': ['DejaVu Sans', 'sans-serif'],  # the first comes with matplotlib
+    'font.family': ['sans-serif'],
+    'font.sans-serif': ['DejaVu Sans'],  # comes with matplotlib; a browser without it takes its own
     'font.size': 9,
     'axes.edgecolor': SOFT,
     'axes.labelcolor': SOFT,
@@ -64,6 +65,8 @@ def _uri(figure: Any) -> str:
     buffer = io.StringIO()
     figure.savefig(buffer, format='svg', transparent=True, metadata={'Date': None, 'Creator': None, 'Format': None, 'Type': None})
     svg = re.sub(r'<\?xml.*?\?>\s*<!DOCTYPE.*?>\s*', '', buffer.getvalue(), count=1, flags=re.DOTALL)
+    svg = re.sub(r'<!--.*?-->', '', svg, flags=re.DOTALL)
+    svg = re.sub(r'>\s+<', '><', svg)
     uri = 'data:image/svg+xml;base64,' + base64.b64encode(svg.encode()).decode()
     for dpi in (144, 100, 72):
         if len(uri) <= LIMIT:

@@ -41,7 +41,7 @@ def significant(value: Any, digits: int = 4) -> str:
 def count(n: float) -> str:
     """A number of parameters or examples, short: '950', '12.3 k', '3.37 M', '1.2 G'."""
     for size, unit in ((1e9, ' G'), (1e6, ' M'), (1e3, ' k')):
-        if abs(n) >= size:
+        if abs(n) >= 0.9995 * size:  # what rounds to 1,000 k is 1 M
             return f'{n / size:.3g}{unit}'
     return f'{n:.0f}'
 
@@ -53,9 +53,9 @@ def size(n: float) -> str:
 
 def duration(seconds: float) -> str:
     """'0.8 s', '42 s', '3:05', '2:03:05'."""
-    if seconds < 10:
+    if seconds < 9.95:
         return f'{seconds:.1f} s'
-    if seconds < 60:
+    if seconds < 59.5:
         return f'{seconds:.0f} s'
     minutes, rest = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)
