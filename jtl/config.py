@@ -36,10 +36,7 @@ def parse(arguments: Sequence[str]) -> Parsed:
       ConfigError: no or a second `--config`, a file that is not there or fails, an unknown field (with the nearest), a value of the
         wrong type, or any other argument.
     """
-    from absl import flags
-    from ml_collections import config_flags
-
-    arguments = [a for a in _joined(arguments)]
+    arguments = list(_joined(arguments))
     files = [a.partition('=')[2] for a in arguments if a.startswith('--config=')]
     overrides = [a for a in arguments if a.startswith('--config.')]
     for argument in arguments:
@@ -50,19 +47,31 @@ def parse(arguments: Sequence[str]) -> Parsed:
     if len(files) != 1 or not files[0]:
         raise ConfigError('Give one config file: --config=FILE, where FILE is a Python file with a function get_config().')
 
-    plain = _load(files[0])
     fields = tuple(a[len('--config.') :].partition('=')[0] for a in overrides)
-    for field in fields:
-        _must_exist(plain, field)
-    values = flags.FlagValues()
-    argv = ['jtl', f'--config={files[0]}', *overrides]
-    config_flags.DEFINE_config_file('config', flag_values=values, sys_argv=argv, lock_config=False)
-    try:
-        values(argv)
-        config = values['config'].value
-    except (flags.IllegalFlagValueError, ValueError, TypeError, AttributeError, KeyError, IndexError, SyntaxError) as error:
-        raise ConfigError(f'{" ".join(overrides)}: {_one_line(error)}') from None
-    return Parsed(config, fields)
+    return Parsed(override(_load(files[0]), overrides), fields)
+
+
+def override(config: ConfigDict, overrides: Sequence[str]) -> ConfigDict:
+    """The config with `--config.<field>=<value>` arguments applied, each converted to the type of the field.
+
+    Raises:
+      ConfigError: an unknown field (with the nearest), or a value of the wrong type.
+    """
+    from absl import flags
+    from ml_collections import config_flags
+
+    for argument in overrides:
+        _must_exist(config, argument[len('--config.') :].partition('=')[0])
+    for argument in overrides:  # one at a time, so that a message names the one that is wrong
+        values = flags.FlagValues()
+        argv = ['jtl', argument]
+        config_flags.DEFINE_config_dict('config', config, flag_values=values, sys_argv=argv, lock_config=False)
+        try:
+            values(argv)
+            config = values['config'].value
+        except (flags.Error, ValueError, TypeError, AttributeError, KeyError, IndexError, SyntaxError) as error:
+            raise ConfigError(f'{argument}: {_one_line(error).removeprefix("flag ")}') from None
+    return config
 
 
 def flat(config: ConfigDict | Mapping[str, Any]) -> dict[str, Any]:

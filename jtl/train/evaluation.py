@@ -1,14 +1,18 @@
 """Running the net over a split, counting every example exactly once."""
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import jax
 import numpy as np
 
+from jtl.bundle import Bundle
+from jtl.config import frozen
+from jtl.data import load_data
 from jtl.data.base import Split
 from jtl.data.pipeline import eval_batches, train_batches
+from jtl.errors import UserError, did_you_mean
 from jtl.parallel.mesh import local_slots, put_batch
 from jtl.tasks.base import HEAD
 from jtl.train.setup import Experiment
@@ -50,6 +54,39 @@ def evaluate(predict: Callable[[Any, Any], Any], leaves: Mapping[str, jax.Array]
     each = np.concatenate(losses)
     metrics = {**experiment.task.evaluate(joined, targets), 'loss': float(each.mean())}
     return Evaluation(joined, targets, each, metrics)
+
+
+def evaluate_bundle(bundle: Bundle, section: Mapping[str, Any], names: Sequence[str] = ()) -> dict[str, float]:
+    """The metrics of a bundle on the splits of a data set, as `{'test/accuracy': ...}`.
+
+    Args:
+      bundle: loaded.
+      section: the plain `data` section of a config.
+      names: of splits; none: validation and test, or all there are.
+
+    Raises:
+      UserError: data that cannot be read, whose classes are not those of the bundle, or without such a split.
+    """
+    data = load_data(frozen(section))
+    if tuple(data.labels) != tuple(bundle.metadata['labels']):
+        raise UserError(f'The data have the classes {_some(data.labels)}, the model was trained on {_some(bundle.metadata["labels"])}.')
+    chosen = list(names) or [name for name in ('validation', 'test') if name in data.splits] or list(data.splits)
+    found = {}
+    for name in chosen:
+        if name not in data.splits:
+            raise UserError(f'--split: there is no split {name!r}. {did_you_mean(name, data.splits)}')
+        split = data.splits[name]
+        outputs = [
+            bundle.outputs({k: batch[k] for k in bundle.net.inputs})
+            for batch in eval_batches(split, batch_size=32, preprocessing=bundle.preprocessing)
+        ]
+        metrics = bundle.task.evaluate(np.concatenate(outputs)[: len(split)], split.targets)
+        found |= {f'{name}/{metric}': float(value) for metric, value in metrics.items()}
+    return found
+
+
+def _some(labels: Sequence[str]) -> str:
+    return ', '.join(map(str, labels[:5])) + (f', ... ({len(labels)})' if len(labels) > 5 else '')
 
 
 def training_batches(experiment: Experiment, seed: int, first_step: int) -> Iterator[dict[str, jax.Array]]:

@@ -86,12 +86,13 @@ def build(config: Any, *, data: Data | None = None, devices: list[Any] | None = 
     model = build_model(configs.frozen(plain['model']))
     task = build_task(configs.frozen(plain['task']), data.labels, data.splits['train'].targets.shape[1:])
     checkpoints, notes = open_sources(plain)
+    rules, ignore = loading_rules(plain['init_rules']), _patterns(plain['init_ignore'])
     preprocessing = model.preprocessing
     tables: dict[str, adapt.NameTable] = {}
     backbone = with_stages(model.backbone, task.stages)
     net = make_net(backbone, {HEAD: task.head}, model.inputs(preprocessing.size))
     for subtree, checkpoint in checkpoints.items():
-        tables[subtree] = adapt.choose_table(checkpoint, [w.table for w in model.weights], net.shapes)
+        tables[subtree] = adapt.choose_table(checkpoint, [w.table for w in model.weights], net.shapes, rules)
     preprocessing = weights_preprocessing(model, checkpoints, tables, plain)
     net = make_net(backbone, {HEAD: task.head}, model.inputs(preprocessing.size))
     adaptation = None
@@ -99,8 +100,8 @@ def build(config: Any, *, data: Data | None = None, devices: list[Any] | None = 
         adaptation = adapt.adapt(
             net.shapes,
             {subtree: adapt.Source(checkpoints[subtree], tables[subtree]) for subtree in checkpoints},
-            rules=loading_rules(plain['init_rules']),
-            ignore=tuple(plain['init_ignore']),
+            rules=rules,
+            ignore=ignore,
             head=plain['init_head'],
         )
     phases = phases_of(plain, net, len(data.splits['train']))
@@ -196,6 +197,14 @@ def loading_rules(written: Sequence[Any]) -> tuple[Any, ...]:
         value = (template, *leaf.as_functions(functions, f'config.init_rules, {pattern!r}')) if functions else template
         pairs.append((pattern, value))
     return as_rules(pairs, origin='config.init_rules')
+
+
+def _patterns(written: Any) -> tuple[str, ...]:
+    """`config.init_ignore`: patterns of checkpoint keys; one string is one pattern."""
+    patterns = (written,) if isinstance(written, str) else tuple(written)
+    if any(not isinstance(pattern, str) for pattern in patterns):
+        raise UserError(f'config.init_ignore: patterns of checkpoint keys, found {written!r}.')
+    return patterns
 
 
 def leaf_plans(net: Net, adaptation: adapt.Adaptation | None) -> dict[str, LeafPlan]:
