@@ -70,7 +70,7 @@ def prepare(image: np.ndarray, preprocessing: Preprocessing, crop: float | None 
     The picture is resized, keeping its proportions, until it just covers `size / crop`, and its middle is cut out. For square
     sizes that is `torchvision.transforms.Resize(floor(size / crop))` followed by `CenterCrop(size)`, as timm evaluates; Pillow's
     resize widens its filter when it shrinks (antialiasing). Only the part that is kept is resized: Pillow's `box` lets the
-    filter see the pixels around it, so that the result is the same.
+    filter see the pixels around it, so that the result is the same up to rounding.
 
     Args:
       image: (H, W, C) uint8 or float; C is 1 or 3 (2 and 4 are those with an alpha channel, which is dropped).
