@@ -180,8 +180,8 @@ def _transfer(record: RunRecord) -> list[Markup | None]:
 def _curves(record: RunRecord, by_name: Mapping[str, SplitOutputs]) -> Markup | None:
     validation = by_name.get('validation')
     baseline = {}
-    if validation is not None and record.kind != 'multi_label':
-        main = 'accuracy' if record.kind == 'classification' else 'rmse'
+    if validation is not None:
+        main = {'classification': 'accuracy', 'multi_label': 'mean_average_precision', 'regression': 'rmse'}[record.kind]
         baseline = {f'validation/{main}': validation.baseline[main]} if main in validation.baseline else {}
     drawn = curves(record.rows, baseline)
     return tag('div', [figure(uri, caption) for caption, uri in drawn], class_='plots') if drawn else None

@@ -187,8 +187,9 @@ def test_stages_of_the_plan(record):
     assert list(found) == ['stem', *(f'block_{i}' for i in range(16)), 'conv_head', 'heads/main']  # pool owns nothing
     assert found['stem'].parameters == 16 * 96 + 96  # statistics are no parameters
     assert found['stem'].nbytes == 4 * (16 * 96 + 96 + 96)
-    assert found['stem'].trained == (0, 0, 16 * 96 + 96)
-    np.testing.assert_array_equal(found['stem'].rates, [np.nan, np.nan, 1e-4])
+    assert found['stem'].trained == (0, 0, 0)
+    assert found['block_0'].trained == (0, 0, 28 * 168 + 168)
+    np.testing.assert_array_equal(found['block_0'].rates, [np.nan, np.nan, 1e-4])
     assert found['block_1'].statuses == {'adapted': 1, 'renamed': 2}  # and none of block_1x
     assert found['heads/main'].trained == (12810, 12810, 12810)
 
