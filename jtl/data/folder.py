@@ -62,7 +62,7 @@ def folder(section: Mapping[str, Any]) -> Data:
     if not top.is_dir():
         raise UserError(f'data.root: there is no folder {root}' + (', it is a file.' if top.exists() else '.'))
     places = _split_folders(top)
-    classes = sorted(path.name for path in _folders(places['train']))
+    classes = [path.name for path in _folders(places['train'])]
     if not classes:
         loose = sum(_is_picture(path) for path in places['train'].iterdir())
         held = f'it holds {loose} pictures outside of class folders' if loose else 'it holds no folders'
