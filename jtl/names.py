@@ -15,48 +15,50 @@ from typing import Any
 from jtl.errors import UserError, did_you_mean
 
 
-def lookup(name: str, table: Mapping[str, str], what: str) -> Callable[..., Any]:
+def lookup(name: str, table: Mapping[str, str], what: str, field: str = '') -> Callable[..., Any]:
     """The function that `name` means.
 
     Args:
       name: a key of `table`, `package.module:function`, or `path/to/file.py:function`.
       table: jtl's own names, each with its `module:function`, imported only when asked for.
-      what: 'model', 'task', ...: for messages, and the config section that holds the name.
+      what: 'model', 'task', ...: for messages.
+      field: the config field that holds the name; `<what>.name` by default.
 
     Raises:
       UserError: an unknown name (with the nearest known ones), a file or module that is not there, or no such function in it.
     """
+    field = field or f'{what}.name'
     where = table.get(name, name) if isinstance(name, str) else ''
     module_name, colon, attribute = where.rpartition(':')
     if not colon:
         raise UserError(
-            f'{what}.name: there is no {what} {name!r}. {did_you_mean(str(name), table)} Your own: "path/to/file.py:function".'.replace(
+            f'{field}: there is no {what} {name!r}. {did_you_mean(str(name), table)} Your own: "path/to/file.py:function".'.replace(
                 '  ', ' '
             )
         )
-    module = _file_module(module_name, what) if module_name.endswith('.py') else _module(module_name, what)
+    module = _file_module(module_name, field) if module_name.endswith('.py') else _module(module_name, field)
     found = getattr(module, attribute, None)
     if not callable(found):
         names = [n for n, v in vars(module).items() if callable(v) and not n.startswith('_')]
-        raise UserError(f'{what}.name: {module_name} has no function {attribute!r}. {did_you_mean(attribute, names)}'.rstrip())
+        raise UserError(f'{field}: {module_name} has no function {attribute!r}. {did_you_mean(attribute, names)}'.rstrip())
     return found
 
 
-def _module(name: str, what: str) -> Any:
+def _module(name: str, field: str) -> Any:
     if not name or name.startswith('.'):  # relative to nothing
-        raise UserError(f'{what}.name: there is no importable module {name!r}. A file is written "path/to/file.py:function".')
+        raise UserError(f'{field}: there is no importable module {name!r}. A file is written "path/to/file.py:function".')
     try:
         return importlib.import_module(name)
     except ModuleNotFoundError as error:
         if error.name and (name == error.name or name.startswith(error.name + '.')):
-            raise UserError(f'{what}.name: there is no importable module {name!r}. A file is written "path/to/file.py:function".') from None
+            raise UserError(f'{field}: there is no importable module {name!r}. A file is written "path/to/file.py:function".') from None
         raise
 
 
-def _file_module(name: str, what: str) -> Any:
+def _file_module(name: str, field: str) -> Any:
     path = Path(name).expanduser().resolve()
     if not path.is_file():
-        raise UserError(f'{what}.name: there is no file {name} (looked for {path}).')
+        raise UserError(f'{field}: there is no file {name} (looked for {path}).')
     # One module object for a file however often it is asked for: its classes must stay equal to themselves.
     key = f'jtl_file_{hashlib.sha256(str(path).encode()).hexdigest()[:16]}'
     if key in sys.modules:
@@ -69,7 +71,7 @@ def _file_module(name: str, what: str) -> Any:
         spec.loader.exec_module(module)
     except SyntaxError as error:
         del sys.modules[key]
-        raise UserError(f'{what}.name: {error.filename}, line {error.lineno}: {error.msg}.') from None
+        raise UserError(f'{field}: {error.filename}, line {error.lineno}: {error.msg}.') from None
     except BaseException:
         del sys.modules[key]
         raise

@@ -26,6 +26,7 @@ from jtl.optim import DECAY_RULES, Group, group_from, make_optimizer, state_byte
 from jtl.penalties import check_term
 from jtl.recipes import FROZEN, Phase
 from jtl.rules import Assignment, as_rules, resolve
+from jtl.schedules import NON_NEGATIVE, check_number
 
 SWITCHES = ('batch', 'batch_fixed', 'running')
 
@@ -223,8 +224,8 @@ def make_plan(
         thawed = {path: thawed.get(path, index) for path in train}
         groups = {name: _group(optimizer, phase, name) for name in dict.fromkeys(train.values())}
         labels = {path: f'{group}@{thawed[path]}' for path, group in train.items()}
-        factors = resolve((*as_rules(decay, origin='config.decay'), *DECAY_RULES), train, otherwise=0.0, what='decay rule')
-        terms = _penalties(penalties, train)
+        factors = _trained(_decay(decay, net), train)
+        terms = _trained(_penalties(penalties, net), train)
         hits += [*_hits('decay', phase.name, factors), *_hits('penalty', phase.name, terms)]
         switches, assigned_bn = _switches(net, train, phase, batch_norm)
         hits += _hits('batch_norm', phase.name, assigned_bn)
@@ -263,16 +264,30 @@ def _recipe_groups(phase: Phase) -> set[str]:
 
 def _group(optimizer: Mapping[str, Any], phase: Phase, name: str) -> Group:
     given = dict(phase.groups.get(name, {}))
-    factor = given.pop('lr_factor', 1.0)
-    given['lr'] = float(given.get('lr', optimizer['lr'])) * factor
+    lr, factor = given.get('lr', optimizer['lr']), given.pop('lr_factor', 1.0)
+    for field_name, value in (('lr', lr), ('lr_factor', factor)):
+        check_number(value, NON_NEGATIVE, f'optimizer (group {name!r}).{field_name}')
+    given['lr'] = float(lr) * factor
     settings = {key: value for key, value in optimizer.items() if key not in ('clip', 'ema')}
     return group_from(settings, given, name)
 
 
-def _penalties(written: Sequence[Any], train: Mapping[str, str]) -> Assignment:
+def _trained(assigned: Assignment, train: Mapping[str, str]) -> Assignment:
+    """What was resolved over all parameters, of those that train: a rule for leaves that a phase freezes is no mistake, it waits."""
+    return Assignment(assigned.rules, {path: assigned.values[path] for path in train}, {path: assigned.by[path] for path in train})
+
+
+def _decay(written: Sequence[Any], net: Net) -> Assignment:
+    rules = as_rules(written, origin='config.decay')
+    for rule in rules:
+        check_number(rule.value, NON_NEGATIVE, f'config.decay, {rule.pattern!r}')
+    return resolve((*rules, *DECAY_RULES), net.params, what='decay rule')
+
+
+def _penalties(written: Sequence[Any], net: Net) -> Assignment:
     rules = as_rules(written, origin='config.penalties')
     checked = [r if r.value is None else replace(r, value=check_term(r.value, f'config.penalties, {r.pattern!r}')) for r in rules]
-    return resolve(checked, train, otherwise=None, what='penalty rule')
+    return resolve(checked, net.params, otherwise=None, what='penalty rule')
 
 
 def _switches(net: Net, train: Mapping[str, str], phase: Phase, batch_norm: Sequence[Any]) -> tuple[dict[str, str], Assignment]:

@@ -9,6 +9,7 @@ import inspect
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import pairwise
 from typing import Any
 
 from jtl.errors import UserError
@@ -53,7 +54,7 @@ def last(stages: Sequence[Any], steps: int, *, n: int = 1, lr: float = 0.0, head
     chosen = _body(stages)
     if not 0 <= n <= len(chosen):
         raise UserError(f'config.tune.last.n: the backbone has {len(chosen)} stages, found {n}.')
-    groups = {'head': _lr(head_lr), 'backbone': _lr(lr)}
+    groups = {'head': _lr(head_lr), **({'backbone': _lr(lr)} if n else {})}
     return (Phase('last', steps, _rules('last', _thawed(stages, n)), groups),)
 
 
@@ -72,10 +73,11 @@ def layerwise(stages: Sequence[Any], steps: int, *, lr: float = 0.0, head_lr: fl
     rules, groups = [('heads/.*', 'head')], {'head': _lr(head_lr)}
     body = _body(stages)
     for height, name in enumerate(reversed(body)):
-        rules.append((_below(name), name))
-        groups[name] = {**_lr(lr), 'lr_factor': decay**height}
+        group = f'stage_{name}' if name in ('head', FROZEN) else name
+        rules.append((_below(name), group))
+        groups[group] = {**_lr(lr), 'lr_factor': decay**height}
     if body:
-        rules.append(('backbone/shared/.*', body[0]))  # counted with the first stage
+        rules.append(('backbone/shared/.*', group))  # counted with the first stage
     rules.append(('.*', 'head'))  # tail stages share the head's depth
     return (Phase('layerwise', steps, _rules('layerwise', rules), groups),)
 
@@ -103,16 +105,17 @@ def gradual(
 ) -> tuple[Phase, ...]:
     """Gradual unfreezing (Howard and Ruder 2018): the heads first, then the stages from the top in `chunks` parts, each joining the rest.
 
-    `decay` lowers the rate of each chunk below the one above it, as in `layerwise`.
+    A backbone with fewer stages than `chunks` has one stage a part. `decay` lowers the rate of each chunk below the one above it, as in `layerwise`.
     """
     body = _body(stages)
-    if not 1 <= chunks <= len(body):
-        raise UserError(f'config.tune.gradual.chunks: from 1 to the {len(body)} stages of the backbone, found {chunks}.')
+    if chunks < 1:
+        raise UserError(f'config.tune.gradual.chunks: a whole number of at least 1, found {chunks}.')
+    chunks = min(chunks, len(body))
     if steps < chunks + 1:
         raise UserError(f'config.tune.recipe=gradual has {chunks + 1} phases and needs as many steps, found {steps}.')
     groups: dict[str, Mapping[str, Any]] = {'head': _lr(head_lr)}
-    bounds = [round(len(body) * k / chunks) for k in range(chunks + 1)]
-    parts = [list(reversed(body))[a:b] for a, b in zip(bounds, bounds[1:], strict=False)]
+    bounds = [len(body) * k // max(chunks, 1) for k in range(chunks + 1)]
+    parts = [list(reversed(body))[a:b] for a, b in pairwise(bounds)]
     phases, rules = [], [('heads/.*', 'head')]
     ends = [round(steps * k / (chunks + 1)) for k in range(chunks + 2)]
     for k in range(chunks + 1):
@@ -122,7 +125,7 @@ def gradual(
             groups = {**groups, group: {**_lr(lr), 'lr_factor': decay ** (k - 1)}}
             rules = [*rules, *((_below(name), group) for name in parts[k - 1])]
             tail = [(_below(s.name), 'head') for s in stages if s.tail]
-        if k == chunks:
+        if k and k == chunks:
             tail.append(('.*', group))  # what no stage owns (shared parameters) thaws last
         phases.append(Phase(f'thaw_{k}' if k else 'heads', ends[k + 1] - ends[k], _rules('gradual', [*rules, *tail]), groups))
     return tuple(phases)
@@ -138,7 +141,7 @@ def knobs(recipe: Callable[..., Any]) -> dict[str, Any]:
 
 def find_recipe(name: str) -> Callable[..., tuple[Phase, ...]]:
     """The recipe of a name: one of RECIPES, or `file.py:function`. UserError for an unknown name, with the nearest."""
-    return lookup(name, {key: f'jtl.recipes:{key}' for key in RECIPES}, 'tune.recipe')
+    return lookup(name, {key: f'jtl.recipes:{key}' for key in RECIPES}, 'recipe', 'tune.recipe')
 
 
 def expand(section: Mapping[str, Any], written: Sequence[Mapping[str, Any]], stages: Sequence[Any], steps: int) -> tuple[Phase, ...]:
@@ -156,11 +159,13 @@ def expand(section: Mapping[str, Any], written: Sequence[Mapping[str, Any]], sta
     if section['recipe']:
         recipe = find_recipe(section['recipe'])
         given = dict(section.get(section['recipe'], {}))
-        unknown = [k for k in given if k not in knobs(recipe)]
+        known = knobs(recipe)
+        unknown = [k for k in given if k not in known]
         if unknown:
-            raise UserError(
-                f'config.tune.{section["recipe"]}: there is no knob {unknown[0]!r}. It has {", ".join(knobs(recipe)) or "none"}.'
-            )
+            raise UserError(f'config.tune.{section["recipe"]}: there is no knob {unknown[0]!r}. It has {", ".join(known) or "none"}.')
+        for knob, value in given.items():
+            if isinstance(known[knob], int | float) and not _is_like(value, known[knob]):
+                raise UserError(f'config.tune.{section["recipe"]}.{knob}: a number such as {known[knob]}, found {value!r}.')
         if steps < 1:
             raise UserError('config.steps: a recipe needs the number of steps; set config.steps or config.epochs.')
         return recipe(stages, steps, **given)
@@ -169,21 +174,28 @@ def expand(section: Mapping[str, Any], written: Sequence[Mapping[str, Any]], sta
     return tuple(_written_phase(index, phase) for index, phase in enumerate(written))
 
 
+_PHASE_FIELDS = {'name', 'steps', 'train', 'groups', 'batch_norm'}
+
+
 def _written_phase(index: int, phase: Mapping[str, Any]) -> Phase:
     where = f'config.phases[{index}]'
-    known = {'name', 'steps', 'train', 'groups', 'batch_norm'}
-    unknown = sorted(set(phase) - known)
+    if not isinstance(phase, Mapping):
+        raise UserError(f'{where}: a phase is a dict with {", ".join(sorted(_PHASE_FIELDS))}, found {phase!r}.')
+    unknown = sorted(set(phase) - _PHASE_FIELDS)
     if unknown:
-        raise UserError(f'{where}: there is no field {unknown[0]!r}. A phase has {", ".join(sorted(known))}.')
-    if not isinstance(phase.get('steps'), int) or phase['steps'] < 1:
+        raise UserError(f'{where}: there is no field {unknown[0]!r}. A phase has {", ".join(sorted(_PHASE_FIELDS))}.')
+    if not _is_like(phase.get('steps'), 1) or phase['steps'] < 1:
         raise UserError(f'{where}.steps: a number of steps of at least 1, found {phase.get("steps")!r}.')
     if not phase.get('train'):
         raise UserError(f'{where}.train: rules from parameter paths to groups, such as (("heads/.*", "head"),).')
+    groups = phase.get('groups', {})
+    if not isinstance(groups, Mapping) or not all(isinstance(settings, Mapping) for settings in groups.values()):
+        raise UserError(f"{where}.groups: a dict from groups to their settings, such as {{'head': {{'lr': 0.01}}}}, found {groups!r}.")
     return Phase(
         name=phase.get('name') or f'phase_{index}',
         steps=phase['steps'],
         train=as_rules(phase['train'], origin=f'{where}.train'),
-        groups=phase.get('groups', {}),
+        groups=groups,
         batch_norm=as_rules(phase.get('batch_norm', ()), origin=f'{where}.batch_norm'),
     )
 
@@ -205,6 +217,11 @@ def _thawed(stages: Sequence[Any], n: int) -> list[tuple[str, str]]:
 def _rules(recipe: str, pairs: Sequence[tuple[str, str]]) -> tuple[Rule, ...]:
     # Optional: a stage without parameters (pooling) or a backbone without shared ones is no mistake.
     return as_rules([Rule(pattern, group, optional=True) for pattern, group in pairs], origin=f'recipe {recipe}')
+
+
+def _is_like(value: Any, number: float) -> bool:
+    """Whether `value` is a number, and a whole one where `number` is."""
+    return isinstance(value, type(number) | int) and not isinstance(value, bool)
 
 
 def _lr(lr: float) -> dict[str, Any]:

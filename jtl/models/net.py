@@ -69,7 +69,7 @@ class Net:
         if stats:
             variables['batch_stats'] = stats
         features, changed = self.backbone.apply(variables, inputs, modes, rngs=rngs, mutable=['batch_stats'])
-        outputs = {}
+        outputs: dict[str, Any] = {}
         for name in self.heads if heads is None else heads:
             head_rngs = {} if key is None else {'dropout': derive(key, 'heads', name)}
             outputs[name] = self.heads[name].apply({'params': unflatten(leaves, f'heads/{name}')}, features, head_mode, rngs=head_rngs)
@@ -107,8 +107,8 @@ def make_net(backbone: Backbone, heads: Mapping[str, nn.Module], inputs: Mapping
     """
     params, stats = init_shapes(backbone, inputs)
     order = [stage.name for stage in backbone.stages]
-    params = {p: s for p, s in sorted(params.items(), key=lambda item: _position(item[0], order))}
-    stats = {p: s for p, s in sorted(stats.items(), key=lambda item: _position(item[0], order))}
+    params = dict(sorted(params.items(), key=lambda item: _position(item[0], order)))
+    stats = dict(sorted(stats.items(), key=lambda item: _position(item[0], order)))
     features = _features(backbone, {k: jax.ShapeDtypeStruct((1, *s.shape), s.dtype) for k, s in inputs.items()})
     key = jax.eval_shape(partial(jax.random.key, 0))
     for name, head in heads.items():

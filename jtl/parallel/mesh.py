@@ -43,7 +43,7 @@ def local_slots(mesh: Mesh, batch_size: int) -> slice:
     sharding = over_data(mesh)
     if batch_size % mesh.shape['data']:
         raise UserError(f'batch_size: {batch_size} examples do not divide over {mesh.shape["data"]} devices of the data axis.')
-    rows = [index[0] for device, index in sharding.devices_indices_map((batch_size,)).items() if device.process_index == jax.process_index()]
+    rows = [index[0] for index in sharding.addressable_devices_indices_map((batch_size,)).values() if index is not None]
     return slice(min(r.start or 0 for r in rows), max(batch_size if r.stop is None else r.stop for r in rows))
 
 

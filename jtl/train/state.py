@@ -13,8 +13,7 @@ from jtl.opt_state import migrate, pack
 from jtl.plan import PhasePlan, Plan, phase_optimizer
 
 
-@struct.dataclass
-class Window:
+class Window(struct.PyTreeNode):
     """Sums over the steps since the last log line; part of the state, so that a resumed run logs the same means.
 
     Attributes:
@@ -28,8 +27,7 @@ class Window:
     grad_norm: Any
 
 
-@struct.dataclass
-class State:
+class State(struct.PyTreeNode):
     """All that a training step changes; donated to it.
 
     Attributes:
@@ -53,8 +51,7 @@ class State:
     key: Any
 
 
-@struct.dataclass
-class Frozen:
+class Frozen(struct.PyTreeNode):
     """All that a training step only reads.
 
     Attributes:
@@ -105,7 +102,7 @@ def begin(
     stats = {path: leaves[path] for path in updated_stats(net, phase)}
     frozen = Frozen(
         leaves={path: leaf for path, leaf in leaves.items() if path not in params and path not in stats},
-        anchors={path: base[path] for path in anchored(plan, phase)},
+        anchors={path: jnp.copy(base[path]) for path in anchored(plan, phase)},  # what is donated with the state may not be read
     )
     optimizer = phase_optimizer(phase)
     opt_state = jax.jit(optimizer.init, out_shardings=sharding)(params)
