@@ -14,6 +14,7 @@ def get_config():
     config.model.name = 'convnet'
     config.model.channels = (32, 64)
     config.model.dense = (128,)
+    config.model.image_size = 8
     config.data.name = 'digits'
     config.tune.recipe = 'scratch'
     config.optimizer.name = 'sgd'
