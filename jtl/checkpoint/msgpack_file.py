@@ -158,6 +158,10 @@ def _dtype(name: Any) -> np.dtype:
 
 def _chunked(node: dict[Any, Any]) -> _Array:
     """One array from `{'__msgpack_chunked_array__': True, 'shape': {'0': ...}, 'chunks': {'0': array, ...}}`."""
+    if not all(
+        isinstance(node.get(name), dict) and set(node[name]) == {str(i) for i in range(len(node[name]))} for name in ('shape', 'chunks')
+    ):
+        raise ValueError('an array in chunks without its shape or its chunks')
     shape, chunks = ([node[name][str(i)] for i in range(len(node[name]))] for name in ('shape', 'chunks'))
     if (
         not chunks
