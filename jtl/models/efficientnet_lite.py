@@ -105,7 +105,7 @@ class Block(nn.Module):
     @nn.compact
     def __call__(self, features: Features, mode: Mode = EVAL) -> Features:
         """`features` with the new `map`."""
-        x = y = features['map']
+        x = y = features['map'].astype(self.dtype)
         if self.expand != 1:
             y = _conv(self, x.shape[-1] * self.expand, 1, 1, 'expand')(y)
             y = nn.relu6(_bn(self, mode, 'expand_bn')(y))
@@ -236,7 +236,7 @@ TORCH = NameTable(
     detect=('_conv_stem.weight', '_blocks.0._depthwise_conv.weight', '_conv_head.weight'),
     rules=as_rules(_torch_rules(), optional=True, origin='efficientnet-lite-pytorch'),
     head=as_rules(
-        [(r'heads/[^/]+/(?:[^/]+/)?kernel', ('_fc.weight', ('transpose', 1, 0))), (r'heads/[^/]+/(?:[^/]+/)?bias', '_fc.bias')],
+        [(r'heads/[^/]+/output/kernel', ('_fc.weight', ('transpose', 1, 0))), (r'heads/[^/]+/output/bias', '_fc.bias')],
         optional=True,
         origin='efficientnet-lite-pytorch',
     ),
