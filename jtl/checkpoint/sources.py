@@ -112,7 +112,7 @@ def _kind(blob: Blob) -> str | None:
     head = blob.read(0, min(blob.size, 32)).tobytes()
     if head[:4] in (b'PK\x03\x04', b'PK\x05\x06'):
         return 'zip'
-    if head[:1] == b'\x80' and head[2:14] == LEGACY_MAGIC[:12]:
+    if head[:1] == b'\x80' and LEGACY_MAGIC in head:
         return 'torch legacy'
     if head[8:9] == b'{' and int.from_bytes(head[:8], 'little') <= HEADER_LIMIT:
         return 'safetensors'

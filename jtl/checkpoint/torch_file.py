@@ -13,7 +13,7 @@ import jax
 import numpy as np
 
 from jtl.checkpoint.base import Checkpoint, CheckpointError
-from jtl.checkpoint.blob import Blob, Member, as_array, read_member, zip_members
+from jtl.checkpoint.blob import Blob, Member, read_member, zip_members
 from jtl.checkpoint.nested import flatten
 from jtl.checkpoint.torch_pickle import PICKLE_LIMIT, Storage, Tensor, storage_of, unpickle
 
@@ -31,9 +31,8 @@ def _checkpoint(tree: Any, origin: str, kind: str, most: int, name: str, data_of
         item = tensor.dtype.itemsize
         if not math.prod(tensor.shape):
             return np.zeros(tensor.shape, tensor.dtype)
-        flat = as_array(raw[: raw.size // item * item], tensor.dtype, (-1,))[tensor.start :]
-        strided = np.lib.stride_tricks.as_strided(flat, tensor.shape, [s * item for s in tensor.stride], writeable=False)
-        return np.asarray(strided, order='C')
+        array = np.ndarray(tensor.shape, tensor.dtype, raw.data, tensor.start * item, [s * item for s in tensor.stride])
+        return np.asarray(array, order='C') if array.flags.aligned else array.copy()
 
     specs = {key: jax.ShapeDtypeStruct(t.shape, t.dtype) for key, t in tensors.items()}
     return Checkpoint(origin, kind, specs, read, plain)
