@@ -1,6 +1,8 @@
 """Made-up but lifelike runs, from fixed seeds."""
 
 import math
+import re
+from html.parser import HTMLParser
 
 import numpy as np
 import pytest
@@ -242,3 +244,57 @@ def rows():
 @pytest.fixture
 def comparison():
     return make_comparison()
+
+
+VOID = {'meta', 'link', 'img'}
+
+
+class Document(HTMLParser):
+    """Checks that elements nest, ids are unique and links lead somewhere; gathers text."""
+
+    def __init__(self, text):
+        super().__init__()
+        self.stack, self.ids, self.targets, self.sources, self.tags, self.text = [], [], [], [], [], ''
+        self.feed(text)
+        self.close()
+        assert self.stack == []
+        assert len(self.ids) == len(set(self.ids))
+        assert {t[1:] for t in self.targets if t.startswith('#')} <= set(self.ids)
+
+    def handle_starttag(self, name, attributes):
+        values = dict(attributes)
+        assert len(values) == len(attributes)
+        self.tags.append(name)
+        if name not in VOID:
+            self.stack.append(name)
+        self.ids += [values['id']] if 'id' in values else []
+        self.targets += [values['href']] if 'href' in values else []
+        self.sources += [values['src']] if 'src' in values else []
+        assert name != 'img' or values.get('alt')
+
+    def handle_endtag(self, name):
+        assert self.stack.pop() == name
+
+    def handle_data(self, data):
+        self.text += data
+
+
+def read_page(text):
+    """A parsed page that asks for nothing outside itself."""
+    document = Document(text)
+    assert text.startswith('<!DOCTYPE html>')
+    assert not re.search(r'https?://', text)
+    assert all(source.startswith('data:image/') for source in document.sources)
+    assert 'script' not in document.tags and 'iframe' not in document.tags
+    assert not re.search(r'url\(|@import', text)
+    return document
+
+
+@pytest.fixture
+def document_of():
+    return Document
+
+
+@pytest.fixture
+def read():
+    return read_page

@@ -1,5 +1,4 @@
 import numpy as np
-from test_html import read
 
 from jtl.report.compare import compare_report, compare_table
 
@@ -17,7 +16,7 @@ def test_table_for_the_terminal(comparison):
     assert f'{100 * low:+.1f} to {100 * high:+.1f}' in text
 
 
-def test_page(comparison):
+def test_page(comparison, read):
     links = {f'{name}/seed_0': f'{name}/seed_0/report.html' for name in comparison['recipes']}
     document = read(compare_report(comparison, links))
     assert set(links.values()) <= set(document.targets)
@@ -26,14 +25,14 @@ def test_page(comparison):
         assert sentence in document.text
 
 
-def test_names_are_escaped(comparison):
+def test_names_are_escaped(comparison, read):
     comparison['recipes']['<script>'] = comparison['recipes'].pop('last')
     comparison['verdict'] = ['<script>alert(1)</script>']
     document = read(compare_report(comparison, {'<script>': '"><script>'}))
     assert '<script>alert(1)</script>' in document.text
 
 
-def test_one_seed_other_metrics_and_nothing_paired():
+def test_one_seed_other_metrics_and_nothing_paired(read):
     figures = {'test/rmse': {'mean': 1.23456, 'std': 0.0, 'values': [1.23456]}, 'test/loss': {'mean': 2.0, 'std': 0.0, 'values': [2.0]}}
     bare = {'recipes': {'probe': figures}, 'primary': 'test/rmse', 'maximize': False, 'seeds': [0]}
     assert compare_table(bare).splitlines()[2].split() == ['probe', '1.235', '2', '–', '–', '–']

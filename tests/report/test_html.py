@@ -1,6 +1,4 @@
 import dataclasses
-import re
-from html.parser import HTMLParser
 
 import numpy as np
 import pytest
@@ -8,49 +6,6 @@ import pytest
 from jtl.report.html import run_report
 from jtl.report.page import Markup, join, page, section, table, tag
 from jtl.report.tables import confused_table, stages_of_plan
-
-VOID = {'meta', 'link', 'img'}
-
-
-class Document(HTMLParser):
-    """Checks that elements nest, ids are unique and links lead somewhere; gathers text."""
-
-    def __init__(self, text):
-        super().__init__()
-        self.stack, self.ids, self.targets, self.sources, self.tags, self.text = [], [], [], [], [], ''
-        self.feed(text)
-        self.close()
-        assert self.stack == []
-        assert len(self.ids) == len(set(self.ids))
-        assert {t[1:] for t in self.targets if t.startswith('#')} <= set(self.ids)
-
-    def handle_starttag(self, name, attributes):
-        values = dict(attributes)
-        assert len(values) == len(attributes)
-        self.tags.append(name)
-        if name not in VOID:
-            self.stack.append(name)
-        self.ids += [values['id']] if 'id' in values else []
-        self.targets += [values['href']] if 'href' in values else []
-        self.sources += [values['src']] if 'src' in values else []
-        assert name != 'img' or values.get('alt')
-
-    def handle_endtag(self, name):
-        assert self.stack.pop() == name
-
-    def handle_data(self, data):
-        self.text += data
-
-
-def read(text):
-    """A parsed page that asks for nothing outside itself."""
-    document = Document(text)
-    assert text.startswith('<!DOCTYPE html>')
-    assert not re.search(r'https?://', text)
-    assert all(source.startswith('data:image/') for source in document.sources)
-    assert 'script' not in document.tags and 'iframe' not in document.tags
-    assert not re.search(r'url\(|@import', text)
-    return document
 
 
 @pytest.fixture
@@ -69,12 +24,12 @@ def test_text_is_escaped_unless_it_is_markup():
     assert tag('img', src='s') == '<img src="s">'
 
 
-def test_a_page_drops_empty_sections():
+def test_a_page_drops_empty_sections(read):
     document = read(page('T', 'sub', [section('One', 'text'), section('Two', None), section('Three', table(['a'], [[1]]))]))
     assert 'One' in document.text and 'Two' not in document.text and document.ids == ['s0', 's2']
 
 
-def test_the_report_of_a_classification(record):
+def test_the_report_of_a_classification(record, read):
     made = record()
     text = run_report(made)
     document = read(text)
@@ -105,7 +60,7 @@ def test_the_report_of_a_classification(record):
     assert len(text) < 1_500_000
 
 
-def test_everything_is_escaped(small):
+def test_everything_is_escaped(small, read):
     labels = ('<script>alert(1)</script>', '"quoted" & \'single\'', *(f'c{i}' for i in range(8)))
     evil = '</style><script>alert(2)</script>'
     made = small(labels=labels, title=evil, notes=(evil,), config={'x': evil, evil: {'y': [evil]}})
@@ -115,7 +70,7 @@ def test_everything_is_escaped(small):
     assert labels[0] in document.text and labels[1] in document.text and evil in document.text
 
 
-def test_a_changed_frozen_part_is_said(small):
+def test_a_changed_frozen_part_is_said(small, read):
     made = small()
     for sums, said in (
         ({'before': 'aa', 'after': 'bb'}, 'The frozen part changed: aa before, bb after.'),
@@ -128,11 +83,11 @@ def test_a_changed_frozen_part_is_said(small):
 
 
 @pytest.mark.parametrize('labels', [('a', 'b'), tuple(f'class {i}' for i in range(100))])
-def test_two_classes_and_a_hundred(small, labels):
+def test_two_classes_and_a_hundred(small, labels, read):
     read(run_report(small(labels=labels)))
 
 
-def test_multi_label(record):
+def test_multi_label(record, read):
     made = record('multi_label', rows=[])
     document = read(run_report(made))
     test = made.splits[1]
@@ -142,7 +97,7 @@ def test_multi_label(record):
 
 
 @pytest.mark.parametrize('labels', [('height',), ('height', 'width')])
-def test_regression(record, labels):
+def test_regression(record, labels, read):
     made = record('regression', labels)
     made = dataclasses.replace(made, splits=tuple(dataclasses.replace(s, targets=np.squeeze(s.targets)) for s in made.splits))
     document = read(run_report(made))
@@ -151,7 +106,7 @@ def test_regression(record, labels):
     assert 'constant guess' in document.text and 'Largest errors on test' in document.text and 'Confusion' not in document.text
 
 
-def test_a_run_that_has_next_to_nothing(small):
+def test_a_run_that_has_next_to_nothing(small, read):
     made = small(splits=(), result={}, config={}, notes=())
     read(run_report(made))
     bare = {'stages': [], 'phases': [], 'leaves': []}
@@ -164,7 +119,7 @@ def test_a_run_that_has_next_to_nothing(small):
     assert 'examples on validation are wrong' in document.text
 
 
-def test_no_mistakes_and_losses_that_are_no_numbers(small):
+def test_no_mistakes_and_losses_that_are_no_numbers(small, read):
     made = small()
     test = made.splits[1]
     sure = dataclasses.replace(test, outputs=20 * np.eye(10)[test.targets])
@@ -194,7 +149,7 @@ def test_stages_of_the_plan(record):
     assert found['heads/main'].trained == (12810, 12810, 12810)
 
 
-def test_confused_pairs_by_hand():
-    text = Document(confused_table(np.array([0, 0, 0, 0, 1, 2]), np.array([0, 1, 1, 2, 1, 0]), ('a', 'b', 'c'))).text
+def test_confused_pairs_by_hand(document_of):
+    text = document_of(confused_table(np.array([0, 0, 0, 0, 1, 2]), np.array([0, 1, 1, 2, 1, 0]), ('a', 'b', 'c'))).text
     assert text.endswith('ab250.0 %ac125.0 %ca1100.0 %')
     assert confused_table(np.array([0, 1]), np.array([0, 1]), ('a', 'b')) is None
