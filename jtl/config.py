@@ -4,6 +4,7 @@ A config file is Python with a function `get_config()` (or `get_config(arg)` for
 `ml_collections.ConfigDict`; `jtl.default_config()` is where it starts. Overrides are `--config.<field>=<value>`.
 """
 
+import copy
 import inspect
 import re
 import traceback
@@ -40,7 +41,7 @@ def parse(arguments: Sequence[str]) -> Parsed:
     files = [a.partition('=')[2] for a in arguments if a.startswith('--config=')]
     overrides = [a for a in arguments if a.startswith('--config.')]
     for argument in arguments:
-        if not argument.startswith(('--config=', '--config.')):
+        if argument != '--config' and not argument.startswith(('--config=', '--config.')):
             raise ConfigError(f'Unknown argument {argument!r}. Config fields are set as --config.<field>=<value>.')
         if '=' not in argument:
             raise ConfigError(f'{argument}: write {argument}=<value>.')
@@ -52,7 +53,7 @@ def parse(arguments: Sequence[str]) -> Parsed:
 
 
 def override(config: ConfigDict, overrides: Sequence[str]) -> ConfigDict:
-    """The config with `--config.<field>=<value>` arguments applied, each converted to the type of the field.
+    """A config with `--config.<field>=<value>` arguments applied, each converted to the type of the field; the given one stays as it is.
 
     Raises:
       ConfigError: an unknown field (with the nearest), or a value of the wrong type.
@@ -60,9 +61,13 @@ def override(config: ConfigDict, overrides: Sequence[str]) -> ConfigDict:
     from absl import flags
     from ml_collections import config_flags
 
-    for argument in overrides:
-        _must_exist(config, argument[len('--config.') :].partition('=')[0])
+    config = copy.deepcopy(config)
     for argument in overrides:  # one at a time, so that a message names the one that is wrong
+        field, _, text = argument[len('--config.') :].partition('=')
+        now = _value_at(config, field)
+        if isinstance(now, ConfigDict | Mapping) and not text.startswith('{'):
+            example = min(now, key=lambda key: isinstance(now[key], ConfigDict | Mapping), default=None)
+            raise ConfigError(f'{argument}: this is a section; set its fields{f", such as --config.{field}.{example}" if example else ""}.')
         values = flags.FlagValues()
         argv = ['jtl', argument]
         config_flags.DEFINE_config_dict('config', config, flag_values=values, sys_argv=argv, lock_config=False)
@@ -70,7 +75,8 @@ def override(config: ConfigDict, overrides: Sequence[str]) -> ConfigDict:
             values(argv)
             config = values['config'].value
         except (flags.Error, ValueError, TypeError, AttributeError, KeyError, IndexError, SyntaxError) as error:
-            raise ConfigError(f'{argument}: {_one_line(error).removeprefix("flag ")}') from None
+            why = _one_line(error).removeprefix('flag ').removeprefix(f'{argument}: ').rstrip('.')
+            raise ConfigError(f'{argument}: expected a value such as {now!r} ({type(now).__name__}): {why}.') from None
     return config
 
 
@@ -107,31 +113,33 @@ def frozen(value: Any) -> Any:
 
 
 def check_fields(config: ConfigDict, defaults: ConfigDict, open_sections: Sequence[str]) -> None:
-    """Refuse fields that jtl does not read.
+    """Refuse fields that jtl does not read, and values of another kind than the default.
 
     Args:
       config: the config to check.
-      defaults: `jtl.default_config()`.
+      defaults: `jtl.default_config()`. A default of None says nothing about the kind.
       open_sections: dotted names of sections whose further fields are checked by the function that they name (`model`, `task`).
 
     Raises:
-      ConfigError: an unknown field, with the nearest known one.
+      ConfigError: an unknown field, with the nearest known one, or a wrong kind.
     """
-    known = plain(defaults)
 
     def walk(prefix: str, mine: Any, theirs: Any) -> None:
         for key, value in mine.items():
             name = f'{prefix}{key}'
             if key not in theirs:
-                if prefix.rstrip('.') in open_sections and prefix:
+                if prefix.rstrip('.') in open_sections:
                     continue
                 raise ConfigError(f'config.{name}: there is no such field. {did_you_mean(key, theirs)}'.rstrip())
-            if isinstance(theirs[key], dict) and name not in open_sections and theirs[key]:
+            default = theirs[key]
+            if isinstance(default, dict):
                 if not isinstance(value, dict):
-                    raise ConfigError(f'config.{name}: this is a section with the fields {", ".join(theirs[key])}, found {value!r}.')
-                walk(f'{name}.', value, theirs[key])
+                    raise ConfigError(f'config.{name}: this is a section with the fields {", ".join(default)}, found {value!r}.')
+                walk(f'{name}.', value, default)
+            elif default is not None and not _of_kind(value, default):
+                raise ConfigError(f'config.{name}: expected {_KINDS[type(default)][1]}, found {frozen(value)!r}.')
 
-    walk('', plain(config), known)
+    walk('', plain(config), plain(defaults))
 
 
 def differences(old: Mapping[str, Any], new: Mapping[str, Any], harmless: Sequence[str] = ()) -> list[str]:
@@ -145,6 +153,17 @@ def differences(old: Mapping[str, Any], new: Mapping[str, Any], harmless: Sequen
 
 
 _ABSENT = object()
+_KINDS: dict[type, tuple[Any, str]] = {  # of a default: what its field takes, and how to say so
+    bool: (bool, 'True or False'),
+    int: (int, 'a whole number'),
+    float: (int | float, 'a number'),
+    str: (str, 'a string'),
+    list: (list, 'a tuple'),
+}
+
+
+def _of_kind(value: Any, default: Any) -> bool:
+    return isinstance(value, _KINDS[type(default)][0]) and (isinstance(default, bool) or not isinstance(value, bool))
 
 
 def _joined(arguments: Sequence[str]) -> Iterator[str]:
@@ -190,8 +209,8 @@ def _load(where: str) -> ConfigDict:
     return config
 
 
-def _must_exist(config: ConfigDict, field: str) -> None:
-    """Follow `a.b[0].c` through the config, naming the first part that is not there."""
+def _value_at(config: ConfigDict, field: str) -> Any:
+    """The value at `a.b[0].c`; ConfigError names the first part that is not there."""
     value: Any = config
     seen = ''
     for part in field.split('.'):
@@ -205,6 +224,7 @@ def _must_exist(config: ConfigDict, field: str) -> None:
                 length = len(value) if isinstance(value, tuple | list) else 0
                 raise ConfigError(f'--config.{field}: config{seen} has {length} entries, there is no [{index}].')
             value, seen = value[int(index)], f'{seen}[{index}]'
+    return value
 
 
 def _walk(prefix: str, value: Any) -> Iterator[tuple[str, Any]]:

@@ -268,8 +268,7 @@ def _group(optimizer: Mapping[str, Any], phase: Phase, name: str) -> Group:
     for field_name, value in (('lr', lr), ('lr_factor', factor)):
         check_number(value, NON_NEGATIVE, f'optimizer (group {name!r}).{field_name}')
     given['lr'] = float(lr) * factor
-    settings = {key: value for key, value in optimizer.items() if key not in ('clip', 'ema')}
-    return group_from(settings, given, name)
+    return group_from(optimizer, given, name)
 
 
 def _trained(assigned: Assignment, train: Mapping[str, str]) -> Assignment:

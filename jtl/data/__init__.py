@@ -68,17 +68,24 @@ def load_data(section: Mapping[str, Any]) -> Data:
 
 def _source(name: str) -> Any:
     """The function behind a name: jtl's own, a user's `module:function`, or TFDS's (`mnist`, `glue/sst2`, `mnist:3.0.1`)."""
-    tail = name.rpartition(':')[2]
-    if name in DATA or (':' in name and not re.fullmatch(r'[\d*]+\.[\d*]+\.[\d*]+', tail)):
+    if name in DATA or _is_users(name):
         return lookup(name, DATA, 'data')
     from jtl.data.tfds_source import named
 
     return named
 
 
+def _is_users(name: str) -> bool:
+    """Whether a name is that of a user's own function, not of a TFDS version."""
+    return ':' in name and not re.fullmatch(r'[\d*]+\.[\d*]+\.[\d*]+', name.rpartition(':')[2])
+
+
 def _check(section: Mapping[str, Any]) -> None:
     if not isinstance(section['name'], str) or not section['name']:
         raise UserError(f'data.name must be the name of a data set, found {section["name"]!r}. {did_you_mean("", DATA)}')
+    for key in section:
+        if key not in defaults() and not _is_users(section['name']):
+            raise UserError(f'data.{key}: there is no such field. {did_you_mean(key, defaults())}'.rstrip())
     for key in ('shots', 'workers', 'max_unreadable', 'seed'):
         if not isinstance(section[key], int) or section[key] < 0:
             raise UserError(f'data.{key} must be a whole number, 0 or more, found {section[key]!r}.')

@@ -17,7 +17,7 @@ from jtl.data.base import Data
 from jtl.data.inputs import prepare_inputs
 from jtl.data.pipeline import epoch_steps
 from jtl.defaults import OPEN_SECTIONS, default_config
-from jtl.errors import UserError
+from jtl.errors import UserError, did_you_mean
 from jtl.keys import derive
 from jtl.models import build_model
 from jtl.models.base import Features, Model, with_stages
@@ -130,21 +130,27 @@ def checked(config: Any) -> dict[str, Any]:
     from ml_collections import ConfigDict
 
     defaults = default_config()
+    with defaults.ignore_type():
+        defaults.model.image_size = None  # a side or a pair: `build_model` checks it
     configs.check_fields(config if isinstance(config, ConfigDict) else ConfigDict(dict(config)), defaults, OPEN_SECTIONS)
     plain = configs.plain(config)
-    everything = configs.plain(defaults)
+    everything = configs.plain(default_config())
     for key, value in everything.items():
         plain.setdefault(key, value)
-        if isinstance(value, dict) and isinstance(plain[key], dict) and key not in ('model', 'task'):
+        if isinstance(value, dict) and key not in ('model', 'task'):
             plain[key] = {**value, **plain[key]}
+    for key in plain['tune']:
+        if key not in everything['tune'] and ':' not in key:  # 'file.py:function' is a recipe of the user's own
+            raise UserError(f'config.tune.{key}: there is no such field. {did_you_mean(key, everything["tune"])}'.rstrip())
     for key in ('batch_size', 'accumulate', 'log_every'):
-        if not isinstance(plain[key], int) or plain[key] < 1:
-            raise UserError(f'config.{key}: a whole number of at least 1, found {plain[key]!r}.')
+        if plain[key] < 1:
+            raise UserError(f'config.{key}: a whole number of at least 1, found {plain[key]}.')
     for key in ('steps', 'epochs', 'eval_every', 'eval_batch_size', 'checkpoint_every', 'patience'):
-        if isinstance(plain[key], bool) or not isinstance(plain[key], int | float) or plain[key] < 0:
-            raise UserError(f'config.{key}: a number of at least 0, found {plain[key]!r}.')
-    if plain['select'] not in ('last', 'best'):
-        raise UserError(f"config.select: 'last' or 'best', found {plain['select']!r}.")
+        if not 0 <= plain[key] < math.inf:
+            raise UserError(f'config.{key}: a number of at least 0, found {plain[key]}.')
+    for key, choices in (('select', ('last', 'best')), ('init_head', ('new', 'keep'))):
+        if plain[key] not in choices:
+            raise UserError(f'config.{key}: {" or ".join(map(repr, choices))}, found {plain[key]!r}.')
     crop = plain['augment']['crop']
     if not 0 < crop <= 1:
         raise UserError(f'config.augment.crop: a fraction in (0, 1], found {crop!r}.')
