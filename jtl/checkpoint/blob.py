@@ -81,8 +81,11 @@ def _remote(path: epath.Path, name: str) -> Blob:
 
     def read(offset: int, length: int) -> UInt8[np.ndarray, ' length']:
         _range(name, size, offset, length)
-        handle.seek(offset)
-        data = np.frombuffer(handle.read(length), np.uint8)
+        try:
+            handle.seek(offset)
+            data = np.frombuffer(handle.read(length), np.uint8)
+        except OSError as error:
+            raise CheckpointError(f'{name}: cannot be read ({error}). Try again.') from None
         if data.size != length:
             raise CheckpointError(f'{name}: {length} bytes were asked for at {offset}, {data.size} came. Try again.')
         return data
@@ -191,8 +194,9 @@ def read_member(blob: Blob, member: Member, first: int | None = None) -> UInt8[n
     """
     data = blob.read(member.offset, member.stored if member.deflated or first is None else min(first, member.size))
     if member.deflated:
+        most = max(1, member.size if first is None else first)  # 0 would mean no limit
         try:
-            data = np.frombuffer(zlib.decompressobj(-15).decompress(data.data, member.size if first is None else first), np.uint8)
+            data = np.frombuffer(zlib.decompressobj(-15).decompress(data.data, most), np.uint8)
         except zlib.error as error:
             raise CheckpointError(f'{blob.name}: member {member.name!r} cannot be decompressed ({error}). The file is damaged.') from None
     if first is None and (data.size != member.size or zlib.crc32(data.data) != member.crc):

@@ -3,6 +3,7 @@
 import dataclasses
 import io
 import os
+import tracemalloc
 import zipfile
 
 import ml_dtypes
@@ -11,7 +12,7 @@ import pytest
 from etils import epath
 
 from jtl.checkpoint.base import CheckpointError
-from jtl.checkpoint.blob import open_blob
+from jtl.checkpoint.blob import open_blob, read_member, zip_members
 from jtl.checkpoint.npz_file import open_npz
 from jtl.checkpoint.sources import open_checkpoint
 
@@ -105,6 +106,21 @@ def test_damage(tmp_path):
     (tmp_path / 'changed').write_bytes(changed)
     with pytest.raises(CheckpointError, match='changed'):
         open_checkpoint(str(tmp_path / 'changed')).read('w')
+
+
+def test_a_member_cannot_unfold_further_than_it_says(tmp_path):
+    np.savez_compressed(tmp_path / 'm', w=np.zeros(8 << 20))
+    whole = bytearray((tmp_path / 'm.npz').read_bytes())
+    entry = whole.index(b'PK\x01\x02')
+    whole[entry + 24 : entry + 28] = bytes(4)  # its size in the directory: nothing
+    (tmp_path / 'm.npz').write_bytes(whole)
+    blob = open_blob(epath.Path(tmp_path / 'm.npz'), 'm')
+    tracemalloc.start()
+    with pytest.raises(CheckpointError, match='checksum'):
+        read_member(blob, zip_members(blob)['w.npy'])
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 4 << 20
 
 
 def test_listing_does_not_read_the_data(tmp_path):
