@@ -1,5 +1,6 @@
 """PyTorch files without PyTorch: golden files, and hostile ones written by hand."""
 
+import copyreg
 import dataclasses
 import io
 import pickle
@@ -221,6 +222,35 @@ def test_hostile_pickles_are_refused(tmp_path, kind, write):
     # Nothing that a refused file did may stay behind: the next one is read as ever.
     data = np.arange(4, dtype=np.float32)
     assert np.array_equal(open_checkpoint(write(tmp_path / 'good', state_dict(tensor()), data.tobytes())).read('w'), data)
+
+
+@WRITERS
+def test_stand_ins_cannot_be_changed(tmp_path, write):
+    for state in (b'N}' + text('_name') + text('torch.Size') + b's\x86b', b'N}' + text('other') + b'Ns\x86b'):
+        both = b'\x80\x02}(' + text('w') + tensor() + text('x') + rebuilt() + state + b'u.'
+        with pytest.raises(CheckpointError, match='changed by the file'):
+            open_checkpoint(write(tmp_path / 'f', both))
+
+
+@pytest.fixture
+def registry():
+    """os.system in the process-wide extension registry, and in its cache, from where a pickle takes it without asking for a name."""
+    copyreg.add_extension('os', 'system', 240)
+    pickle.loads(b'\x80\x02\x82\xf0.')
+    yield
+    copyreg.remove_extension('os', 'system', 240)
+    copyreg.clear_extension_cache()
+
+
+@WRITERS
+def test_the_extension_registry_is_out_of_reach(tmp_path, registry, write):
+    marker = tmp_path / 'ran'
+    bomb = state_dict(b'\x82\xf0' + text(f'touch {marker}') + b'\x85R')
+    with pytest.raises(CheckpointError, match='EXT1'):
+        open_checkpoint(write(tmp_path / 'f', bomb))
+    assert not marker.exists()
+    pickle.loads(bomb)
+    assert marker.exists()  # the bomb was live
 
 
 @pytest.mark.parametrize('name', ['zip', 'legacy'])
