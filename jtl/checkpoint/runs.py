@@ -7,7 +7,7 @@ every save carries a manifest: the keys with a checksum each, and a digest over 
 import hashlib
 import json
 import logging
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
@@ -20,20 +20,28 @@ from jtl.checkpoint.base import CheckpointError
 Leaves = Mapping[str, jax.Array]
 
 
-@jax.jit
-def _sums(leaves: Any) -> Any:
-    return jax.tree.map(_weighted_sums, leaves)
+_CHUNK = 1 << 16  # words summed at a time on the host, so that they stay in the processor's cache
+_ODD = (0x9E3779B1, 0x85EBCA77)
 
 
 def checksums(leaves: Leaves) -> dict[str, str]:
     """A checksum for each leaf, 16 hexadecimal digits, the same on any placement.
 
     Two sums of the leaf's bits as unsigned words, modulo 2^32, weighted by odd numbers that depend on the position: integer sums
-    do not depend on their order, so this runs where the leaf lies, sharded or not; and a change of a single word always shows,
-    because an odd weight is invertible modulo 2^32.
+    do not depend on their order, so a leaf spread over hosts is summed where it lies; and a change of a single word always shows,
+    because an odd weight is invertible modulo 2^32. What this process holds whole is summed on the host: nothing to compile.
     """
-    found = jax.device_get(_sums(dict(leaves)))
-    return {path: f'{int(a):08x}{int(b):08x}' for path, (a, b) in found.items()}
+    found = {}
+    for path, leaf in leaves.items():
+        if leaf.is_fully_addressable or leaf.is_fully_replicated:
+            host = np.asarray(leaf if leaf.is_fully_addressable else leaf.addressable_data(0))
+            sums = _host_sums(host)
+        else:
+            sums = jax.device_get(_device_sums(leaf))
+        # The shape counts too: an empty or reshaped leaf must not pass for another.
+        salt = int(_sha([list(leaf.shape), str(leaf.dtype)])[:8], 16)
+        found[path] = f'{(int(sums[0]) + salt) % 2**32:08x}{int(sums[1]) ^ salt:08x}'
+    return found
 
 
 def digest(leaves: Leaves) -> str:
@@ -41,40 +49,54 @@ def digest(leaves: Leaves) -> str:
     return _sha(checksums(leaves))
 
 
-def _weighted_sums(x: jax.Array) -> tuple[jax.Array, jax.Array]:
-    if x.dtype == jnp.bool_:
-        x = x.astype(jnp.uint8)
-    if jax.dtypes.issubdtype(x.dtype, jax.dtypes.prng_key):
-        x = jax.random.key_data(x)
-    bits = {1: jnp.uint8, 2: jnp.uint16, 4: jnp.uint32, 8: jnp.uint32}[x.dtype.itemsize]
-    words = jax.lax.bitcast_convert_type(x, bits).astype(jnp.uint32).ravel()
+def _host_sums(x: np.ndarray) -> tuple[int, int]:
+    words = np.ascontiguousarray(x).reshape(-1).view(_words(x.dtype))
+    totals = [0, 0]
+    for first in range(0, words.size, _CHUNK):
+        chunk = words[first : first + _CHUNK].astype(np.uint32)
+        place = np.arange(first, first + chunk.size, dtype=np.uint64).astype(np.uint32)
+        for k, odd in enumerate(_ODD):
+            totals[k] += int(np.sum(chunk * _weights(place, np.uint32(odd)), dtype=np.uint32))
+    return totals[0] % 2**32, totals[1] % 2**32
+
+
+@jax.jit
+def _device_sums(x: jax.Array) -> tuple[jax.Array, jax.Array]:
+    x = x.astype(jnp.uint8) if x.dtype == jnp.bool_ else x
+    words = jax.lax.bitcast_convert_type(x, _words(x.dtype)).astype(jnp.uint32).ravel()
     place = jnp.arange(words.size, dtype=jnp.uint32)
-    odd = [(place * jnp.uint32(m) ^ (place >> 15)) * jnp.uint32(2) + jnp.uint32(1) for m in (0x9E3779B1, 0x85EBCA77)]
-    # The shape counts too: an empty or reshaped leaf must not pass for another.
-    salt = jnp.uint32(int(hashlib.sha256(str((x.shape, str(x.dtype))).encode()).hexdigest()[:8], 16))
-    return jnp.sum(words * odd[0], dtype=jnp.uint32) + salt, jnp.sum(words * odd[1], dtype=jnp.uint32) ^ salt
+    a, b = (jnp.sum(words * _weights(place, jnp.uint32(odd)), dtype=jnp.uint32) for odd in _ODD)
+    return a, b
+
+
+def _weights(place: Any, odd: Any) -> Any:
+    """Odd numbers, uint32, of positions; numpy's or JAX's."""
+    return (place * odd ^ (place >> 15)) * 2 + 1
+
+
+def _words(dtype: Any) -> Any:
+    return {1: np.uint8, 2: np.uint16, 4: np.uint32, 8: np.uint32}[np.dtype(dtype).itemsize]
 
 
 class RunCheckpoints:
-    """The checkpoints in one directory. IO: the only place that writes or reads them.
+    """The checkpoints in one directory. IO: the only place that writes or reads them. A kill at any moment leaves whole saves only.
 
     Args:
-      directory: of the checkpoints; made when first saved to.
-      keep: how many are kept, the newest.
-      asynchronous: save in the background; `wait` waits for it.
+      directory: of the checkpoints; made at once.
+      keep: how many are kept, the newest; None: all, until `prune`.
+      remedy: what a person can do about a damaged one, a sentence.
     """
 
-    def __init__(self, directory: epath.PathLike, *, keep: int = 2, asynchronous: bool = True):
+    def __init__(self, directory: epath.PathLike, *, keep: int | None = 2, remedy: str = ''):
         import orbax.checkpoint as ocp
 
-        logging.getLogger('absl').setLevel(logging.ERROR)  # Orbax's progress notes
+        logging.getLogger('absl').addFilter(_no_progress_notes)
         self._ocp = ocp
+        self._remedy = remedy
         self.directory = epath.Path(directory)
         self._manager = ocp.CheckpointManager(
             self.directory,
-            options=ocp.CheckpointManagerOptions(
-                max_to_keep=keep, cleanup_tmp_directories=True, enable_async_checkpointing=asynchronous, create=True
-            ),
+            options=ocp.CheckpointManagerOptions(max_to_keep=keep, cleanup_tmp_directories=True, lightweight_initialize=True),
             item_handlers={'leaves': ocp.PyTreeCheckpointHandler(), 'manifest': ocp.JsonCheckpointHandler()},
         )
 
@@ -83,18 +105,19 @@ class RunCheckpoints:
         found = []
         for step in sorted(self._manager.all_steps()):
             path = self.directory / str(step)
-            if (path / 'leaves').exists() and (path / 'manifest').exists():  # Orbax also lists an empty directory
+            if (path / 'leaves').exists() and (path / 'manifest').exists():  # Orbax also lists a directory that it was deleting
                 found.append(step)
         return found
 
     def save(self, step: int, leaves: Leaves, meta: Mapping[str, Any]) -> None:
-        """Save flat `leaves` and JSON `meta` as `step`; an older save of that step is replaced."""
-        if step in self._manager.all_steps():
-            self._manager.delete(step)
-        if jax.default_backend() == 'cpu':
-            # On the CPU "copying to the host" hands out the buffer itself, which the next step is given to overwrite.
-            leaves = jax.tree.map(jnp.copy, dict(leaves))
-        manifest = {'meta': dict(meta), 'checksums': checksums(leaves)}
+        """Save flat `leaves` and JSON `meta` as `step`, in the background; an older save of that step is replaced.
+
+        The leaves may be donated as soon as this returns: they are on the host by then, and on the CPU, where that is no copy, the
+        runtime gives no buffer away that a save still reads.
+        """
+        self.wait()
+        self.prune(lambda other: other != step)
+        manifest: dict[str, Any] = {'meta': dict(meta), 'checksums': checksums(leaves)}
         manifest['digest'] = _sha(manifest)
         args = self._ocp.args
         self._manager.save(step, args=args.Composite(leaves=args.PyTreeSave(dict(leaves)), manifest=args.JsonSave(manifest)), force=True)
@@ -121,10 +144,10 @@ class RunCheckpoints:
         try:
             specs = self._manager.item_metadata(step)['leaves'].tree
         except Exception as error:
-            raise _damaged(where, f'its index cannot be read ({_brief(error)})') from error
+            raise self._damaged(where, f'its index cannot be read ({_brief(error)})') from error
         for path, template in templates.items():
             if path not in specs:
-                raise _damaged(where, f'{path} is not in its index')
+                raise self._damaged(where, f'{path} is not in its index')
             if tuple(specs[path].shape) != tuple(template.shape) or specs[path].dtype != template.dtype:
                 raise CheckpointError(
                     f'{where}: {path} is {specs[path].dtype}{tuple(specs[path].shape)}, the plan says {template.dtype}{template.shape}.'
@@ -135,17 +158,17 @@ class RunCheckpoints:
         try:
             leaves = self._manager.restore(step, args=args.Composite(leaves=restore))['leaves']
         except Exception as error:
-            raise _damaged(where, f'its data cannot be read ({_brief(error)})') from error
+            raise self._damaged(where, f'its data cannot be read ({_brief(error)})') from error
         now = checksums(leaves)
         wrong = [path for path, value in manifest['checksums'].items() if now[path] != value]
         if wrong:
-            raise _damaged(where, f'{len(wrong)} of {len(now)} leaves differ from their checksum, first {wrong[0]}')
+            raise self._damaged(where, f'{len(wrong)} of {len(now)} leaves differ from their checksum, first {wrong[0]}')
         return leaves, manifest['meta']
 
-    def delete_after(self, step: int) -> None:
-        """Remove the saves of later steps, which a resumed run will make again."""
-        for later in [s for s in self._manager.all_steps() if s > step]:
-            self._manager.delete(later)
+    def prune(self, wanted: Callable[[int], bool]) -> None:
+        """Remove the saves of the steps that are not wanted."""
+        for step in [s for s in self._manager.all_steps() if not wanted(s)]:
+            self._manager.delete(step)
 
     def wait(self) -> None:
         """Return when everything is on disk. Raises what a background save raised."""
@@ -162,10 +185,13 @@ class RunCheckpoints:
             stated = manifest.pop('digest')
             ok = stated == _sha(manifest) and isinstance(manifest['checksums'], dict)
         except Exception as error:
-            raise _damaged(where, f'its manifest cannot be read ({_brief(error)})') from error
+            raise self._damaged(where, f'its manifest cannot be read ({_brief(error)})') from error
         if not ok:
-            raise _damaged(where, 'its manifest differs from its digest')
+            raise self._damaged(where, 'its manifest differs from its digest')
         return manifest
+
+    def _damaged(self, where: epath.Path, why: str) -> CheckpointError:
+        return CheckpointError(f'{where}: this checkpoint is damaged: {why}. Nothing was loaded. {self._remedy}'.rstrip())
 
 
 def templates_of(leaves: Mapping[str, Any], sharding: Any) -> dict[str, jax.ShapeDtypeStruct]:
@@ -173,10 +199,9 @@ def templates_of(leaves: Mapping[str, Any], sharding: Any) -> dict[str, jax.Shap
     return {path: jax.ShapeDtypeStruct(np.shape(leaf), leaf.dtype, sharding=sharding) for path, leaf in leaves.items()}
 
 
-def _damaged(where: epath.Path, why: str) -> CheckpointError:
-    return CheckpointError(
-        f'{where}: this checkpoint is damaged: {why}. Nothing was loaded. Delete that directory to go on from the save before it, if there is one.'
-    )
+def _no_progress_notes(record: logging.LogRecord) -> bool:
+    """Whether a record is worth showing: Orbax notes every file it writes. What others log through absl is not touched."""
+    return record.levelno >= logging.ERROR or 'orbax' not in record.pathname
 
 
 def _brief(error: BaseException) -> str:

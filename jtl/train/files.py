@@ -1,9 +1,10 @@
 """The run directory, and what is written there while training."""
 
+import contextlib
 import json
 import os
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Self
 
@@ -80,6 +81,43 @@ def run_files(workdir: str) -> RunFiles:
     return RunFiles(root)
 
 
+@contextlib.contextmanager
+def alone(files: RunFiles) -> Iterator[None]:
+    """Hold the run directory, making it where needed, so that no second process trains in it.
+
+    The lock is the kernel's, on the directory itself: it leaves no file, and ends with the process, however that ends. File systems
+    that cannot lock (object stores, some network mounts) are used without one.
+
+    Raises:
+      UserError: another process holds it, or it cannot be made.
+    """
+    try:
+        files.root.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f'--workdir: {files.root} cannot be made ({error.strerror or error}).') from None
+    with contextlib.ExitStack() as held:
+        if '://' not in os.fspath(files.root):
+            _lock(files.root, held)
+        yield
+
+
+def _lock(directory: epath.Path, held: contextlib.ExitStack) -> None:
+    try:
+        import fcntl
+    except ImportError:  # Windows
+        return
+    handle = os.open(directory, os.O_RDONLY)
+    held.callback(os.close, handle)
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        raise UserError(
+            f'{directory}: another process is training in this run directory. Wait until it ends, stop it, or give another --workdir.'
+        ) from None
+    except OSError:
+        return
+
+
 def write_text(path: epath.Path, text: str) -> None:
     """Write a file whole or not at all: under another name first, then renamed."""
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -93,12 +131,15 @@ def write_json(path: epath.Path, data: Any) -> None:
     write_text(path, json.dumps(data, indent=1, allow_nan=False) + '\n')
 
 
-def read_json(path: epath.Path) -> Any:
-    """JSON. UserError, naming the file, where it is none."""
+def read_json(path: epath.Path) -> dict[str, Any]:
+    """A JSON object. UserError, naming the file, where it is none."""
     try:
-        return json.loads(path.read_text())
+        data = json.loads(path.read_text())
     except (OSError, ValueError) as error:
         raise UserError(f'{path}: cannot be read as JSON ({error}).') from None
+    if not isinstance(data, dict):
+        raise UserError(f'{path}: expected a JSON object, found {type(data).__name__}.')
+    return data
 
 
 class RunLog:
@@ -114,7 +155,7 @@ class RunLog:
         if files.metrics.exists():
             truncate(files.metrics, first)
         self._metrics = MetricsFile(files.metrics)
-        self._events = Events(files.events, step=first or None)
+        self._events = Events(files.events, step=first if first or files.events.exists() else None)
         self._progress = Progress(total, first=first)
         self._clock = time.monotonic()
         self._steps = first

@@ -1,9 +1,11 @@
 """The training loop: phases of steps, with logging, evaluation, checkpoints, and a position to resume from.
 
-At a step that is due for several things the order is log, evaluate, save: a checkpoint at step n stands for every row up to n.
+At a step that is due for several things the order is check, log, evaluate, save: nothing is told or kept of values that are not finite,
+and a checkpoint at step n stands for every row up to n.
 """
 
 import hashlib
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Any
@@ -16,6 +18,7 @@ from jtl.train.evaluation import evaluate, training_batches
 from jtl.train.files import RunFiles, RunLog, summary
 from jtl.train.resume import Position, RunStore
 from jtl.train.setup import Experiment
+from jtl.train.signals import StopSignals
 from jtl.train.state import State, empty_window, merged
 from jtl.train.step import compile_step, make_step
 
@@ -38,10 +41,11 @@ def train(experiment: Experiment, files: RunFiles, store: RunStore, predict: Cal
     Raises:
       NonFiniteError: the loss or a gradient is not finite; no checkpoint is written from then on.
       UserError: the run directory holds something else.
+      SystemExit, KeyboardInterrupt: SIGTERM or SIGINT came; the step was finished and saved.
     """
     config, phases = experiment.config, experiment.plan.phases
     frozen, state, at = store.start_or_resume()
-    with RunLog(files, at.total, sum(phase.steps for phase in phases)) as log:
+    with RunLog(files, at.total, sum(phase.steps for phase in phases)) as log, StopSignals() as stop:
         if at.total:
             log.say(f'Resumed at step {at.total}: phase {phases[at.phase].name}, step {at.step}.')
         for index in range(at.phase, len(phases)):
@@ -61,15 +65,22 @@ def train(experiment: Experiment, files: RunFiles, store: RunStore, predict: Cal
                 state = step(frozen, state, next(batches))
                 at = replace(at, step=at.step + 1, total=at.total + 1, done=at.step + 1 == phase.steps)
                 log.step(at.total)
-                if at.done or _due(at.step, config['log_every']):
+                due = {what: at.done or _due(at.step, config[f'{what}_every']) for what in ('log', 'eval', 'checkpoint')}
+                stopping = stop.received  # read once: what is saved has been checked
+                if any(due.values()) or stopping:
+                    _check_finite(state, phase.name, at)
+                if due['log']:
                     log.train_row(_train_row(state, experiment, at), config['batch_size'])
                     state = state.replace(window=jax.device_put(empty_window(), state.step.sharding))
-                if at.done or _due(at.step, config['eval_every']):
+                if due['eval']:
                     at = _validate(predict, merged(frozen, state, averaged=True), experiment, store, log, at)
                     log.restart_clock(at.total)
-                if at.done or _due(at.step, config['checkpoint_every']):
-                    _check_finite(state, phase.name, at)
+                if due['checkpoint'] or at.done or stopping:
                     store.save(frozen, state, at)
+                if stopping:
+                    store.wait()
+                    log.say(f'{stopping}: saved at step {at.total}. The same command goes on from there.')
+                    raise stop.error()
         store.wait()
     final = merged(frozen, state, averaged=True)
     if config['select'] == 'best' and at.best is not None:
@@ -100,7 +111,6 @@ def _train_row(state: State, experiment: Experiment, at: Position) -> dict[str, 
     """Means over the window; the rates are those of the last step done."""
     phase = experiment.plan.phases[at.phase]
     window = jax.device_get(state.window)
-    _check_finite(state, phase.name, at)
     steps = max(int(window.steps), 1)
     row = {'step': at.total, 'phase': at.phase, 'phase_name': phase.name, 'train/loss': float(window.loss) / steps}
     if phase.penalties:
@@ -148,7 +158,7 @@ def _validate(
         f'Validation at step {at.total}: {summary(metrics, (task.primary, "loss"))} (constant guess: {summary(base, (task.primary,))}).'
     )
     value = float(metrics[task.primary])
-    if at.best is None or (value > at.best if task.maximize else value < at.best):
+    if math.isfinite(value) and (at.best is None or (value > at.best if task.maximize else value < at.best)):
         at = replace(at, best=value, best_total=at.total, waited=0)
         store.save_best(leaves, at)
         return at

@@ -12,6 +12,7 @@ from typing import Any
 import jax
 
 from jtl import config as configs
+from jtl.checkpoint.base import CheckpointError
 from jtl.checkpoint.runs import RunCheckpoints, digest, templates_of
 from jtl.defaults import HARMLESS
 from jtl.errors import UserError
@@ -59,9 +60,12 @@ class RunStore:
         self.files, self.experiment = files, experiment
         self.changing = changing(experiment)
         self._sharding = replicated(experiment.mesh)
-        self._base = RunCheckpoints(files.base, keep=1, asynchronous=False)
-        self._last = RunCheckpoints(files.last, keep=2)
-        self._best = RunCheckpoints(files.best, keep=2)
+        self._base = RunCheckpoints(files.base, keep=1, remedy='Without it the run cannot go on: begin again in another --workdir.')
+        self._last = RunCheckpoints(
+            files.last, keep=2, remedy='Delete that directory to go on from the save before it, or from the start where there is none.'
+        )
+        self._best = RunCheckpoints(files.best, keep=None, remedy=f'Delete {files.last} to train again from the start, to the same result.')
+        self._best_total = 0  # of the newest save in `_last`: what was best before it is no longer needed
 
     def start_or_resume(self) -> tuple[Frozen, State, Position]:
         """The state and position to train from.
@@ -71,15 +75,20 @@ class RunStore:
           CheckpointError: the newest checkpoint is damaged.
         """
         if not self._base.steps():
+            if self._last.steps():
+                raise CheckpointError(
+                    f'{self.files.base / "0"}: the checkpoint of what the run began with is missing or damaged. '
+                    'Without it the run cannot go on: begin again in another --workdir.'
+                )
             return self._start()
         self._check_same_run()
         leaves, meta = self._base.restore(0, templates_of(self.experiment.net.shapes, self._sharding))
         self.frozen_before = meta['frozen']
         steps = self._last.steps()
-        if not steps:
-            return (*self._begin(0, leaves), Position())
-        at = Position(**self._last.meta(steps[-1])['position'])
-        return (*self._restore(at, steps[-1], leaves), at)
+        at = Position(**self._last.meta(steps[-1])['position']) if steps else Position()
+        frozen, state = self._restore(at, leaves) if steps else self._begin(0, leaves)
+        self._goes_on(at)
+        return frozen, state, at
 
     def finished(self) -> bool:
         """Whether the newest checkpoint stands at the end of the last phase. Refuses the directory of another run, as `start_or_resume` does."""
@@ -91,8 +100,11 @@ class RunStore:
         return at.done and at.phase == len(self.experiment.plan.phases) - 1
 
     def save(self, frozen: Frozen, state: State, at: Position) -> None:
-        """Save the state in the background."""
+        """Save the state in the background, once all that it relies on is on disk."""
+        self.wait()
+        self._best.prune(lambda total: total >= self._best_total)
         self._last.save(at.total, self._flat(frozen, state, at.phase), {'position': asdict(at)})
+        self._best_total = at.best_total
 
     def save_best(self, leaves: Mapping[str, jax.Array], at: Position) -> None:
         """Save the leaves that change (with averages in place) as the best so far."""
@@ -100,7 +112,6 @@ class RunStore:
 
     def best_leaves(self, leaves: Mapping[str, jax.Array], at: Position) -> dict[str, jax.Array]:
         """All leaves, the changing ones as they were at the best evaluation."""
-        self._best.wait()
         best, _ = self._best.restore(at.best_total, templates_of({p: leaves[p] for p in self.changing}, self._sharding))
         return {**leaves, **best}
 
@@ -109,6 +120,7 @@ class RunStore:
         wanted = anchored(self.experiment.plan, self.experiment.plan.phases[index])
         if not wanted:
             return {}
+        self._base.wait()
         leaves, _ = self._base.restore(0, templates_of(self.experiment.net.shapes, self._sharding))
         return {path: leaves[path] for path in wanted}
 
@@ -123,8 +135,8 @@ class RunStore:
 
     def wait(self) -> None:
         """Return when every save is on disk."""
-        self._last.wait()
-        self._best.wait()
+        for checkpoints in (self._base, self._best, self._last):
+            checkpoints.wait()
 
     def close(self) -> None:
         """Wait, and release Orbax's threads."""
@@ -134,10 +146,18 @@ class RunStore:
     def _start(self) -> tuple[Frozen, State, Position]:
         leaves = load_leaves(self.experiment)
         self.frozen_before = self.frozen_digest(leaves)
-        write_json(self.files.config, dict(self.experiment.config))
-        write_json(self.files.plan, self.experiment.plan.to_json())
+        self._goes_on(Position())
         self._base.save(0, leaves, {'frozen': self.frozen_before, 'data': self.experiment.data.fingerprint})
         return (*self._begin(0, leaves), Position())
+
+    def _goes_on(self, at: Position) -> None:
+        """Write what the run is now, and remove what a resumed run will make again. Nothing was changed before this."""
+        self.files.result.unlink(missing_ok=True)  # an extended run is not finished any more
+        write_json(self.files.config, dict(self.experiment.config))
+        write_json(self.files.plan, self.experiment.plan.to_json())
+        self._last.prune(lambda total: total <= at.total)
+        self._best.prune(lambda total: total <= at.total)
+        self._best_total = at.best_total
 
     def _begin(self, index: int, leaves: Mapping[str, jax.Array]) -> tuple[Frozen, State]:
         e = self.experiment
@@ -156,26 +176,22 @@ class RunStore:
             raise UserError(
                 f'{self.files.root} is the run directory of another config:\n  {shown}\nGive another --workdir, or the config that the run began with.'
             )
-        if now == before:
-            a, b = _placeless(read_json(self.files.plan)), _placeless(self.experiment.plan.to_json())
-            if a != b:
-                parts = ', '.join(key for key in b if a.get(key) != b[key])
-                raise UserError(
-                    f'{self.files.root}: the plan differs from plan.json in {parts}. Has the checkpoint of init_from changed, or jtl?'
-                )
+        plan = read_json(self.files.plan)
+        a, b = (_effects(p, len(plan.get('phases', ()))) for p in (plan, self.experiment.plan.to_json()))
+        if a != b:
+            parts = ', '.join(key for key in b if a[key] != b[key])
+            raise UserError(
+                f'{self.files.root}: the plan differs from plan.json in {parts}. Has the checkpoint of init_from changed, or jtl?'
+            )
         data = self._base.meta(0)['data']
         if data != self.experiment.data.fingerprint:
             raise UserError(
                 f'{self.files.root}: the data set is not the one the run began with (its files, labels or splits have changed).'
             )
-        write_json(self.files.config, new)
-        write_json(self.files.plan, self.experiment.plan.to_json())
 
-    def _restore(self, at: Position, step: int, base: Mapping[str, jax.Array]) -> tuple[Frozen, State]:
+    def _restore(self, at: Position, base: Mapping[str, jax.Array]) -> tuple[Frozen, State]:
         shapes = jax.eval_shape(lambda leaves: self._begin_shapes(at.phase, leaves), dict(base))
-        saved, _ = self._last.restore(step, templates_of(shapes, self._sharding))
-        self._last.delete_after(step)
-        self._best.delete_after(step)
+        saved, _ = self._last.restore(at.total, templates_of(shapes, self._sharding))
         parts: dict[str, dict[str, jax.Array]] = {}
         for name, leaf in saved.items():
             kind, _, rest = name.partition('/')
@@ -231,6 +247,10 @@ def changing(experiment: Experiment) -> tuple[str, ...]:
     return tuple(path for path in net.shapes if path in plan.trained or path in stats)
 
 
-def _placeless(plan: Mapping[str, Any]) -> dict[str, Any]:
-    """A plan without what may differ on a resume: placement."""
-    return {**plan, 'leaves': [{k: v for k, v in leaf.items() if k != 'sharding'} for leaf in plan['leaves']]}
+def _effects(plan: Mapping[str, Any], phases: int) -> dict[str, Any]:
+    """What a plan says of the first phases: all in which a resume must agree with plan.json. Placement and wording may differ."""
+    leaves = [
+        {key: value[:phases] if key in ('groups', 'lr', 'decay') else value for key, value in leaf.items() if key != 'sharding'}
+        for leaf in plan.get('leaves', ())
+    ]
+    return {'stages': plan.get('stages'), 'phases': plan.get('phases', [])[:phases], 'leaves': leaves, 'ignored': plan.get('ignored')}

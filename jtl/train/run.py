@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Callable, Mapping
+from contextlib import closing
 from typing import Any
 
 import jax
@@ -15,7 +16,7 @@ from jtl.errors import UserError
 from jtl.report.html import RunRecord, SplitOutputs, run_report
 from jtl.report.logs import read_rows
 from jtl.train.evaluation import Evaluation, evaluate
-from jtl.train.files import RunFiles, read_json, run_files, write_json, write_text
+from jtl.train.files import RunFiles, alone, read_json, run_files, write_json, write_text
 from jtl.train.loop import train
 from jtl.train.resume import Position, RunStore
 from jtl.train.setup import Experiment, build
@@ -44,8 +45,7 @@ def run(config: Any, workdir: str, *, data: Data | None = None, say: Callable[[s
     if found.unreadable:
         experiment = build(config, data=found.data)  # without them: splits and steps count what is left
     say(found.text())
-    store = RunStore(files, experiment)
-    try:
+    with alone(files), closing(RunStore(files, experiment)) as store:
         if files.result.exists() and store.finished():
             say(f'{files.root}: this run is finished. Go on with --extend=STEPS, or give another --workdir.')
             return read_json(files.result)
@@ -54,23 +54,21 @@ def run(config: Any, workdir: str, *, data: Data | None = None, say: Callable[[s
         before, after = store.frozen_before, store.frozen_digest(leaves)
         if before != after:
             raise RuntimeError(f'The frozen part changed during training: checksum {before} before, {after} after. This is a bug in jtl.')
-    finally:
-        store.close()
-    evaluations = {name: evaluate(predict, leaves, experiment, split) for name, split in experiment.data.splits.items() if len(split)}
-    result = _result(experiment, evaluations, at, before, after, time.monotonic() - started)
-    write_bundle(
-        files.bundle,
-        net=experiment.net,
-        leaves=leaves,
-        labels=tuple(experiment.data.labels),
-        preprocessing=experiment.preprocessing,
-        config=experiment.config,
-        metrics=result['metrics'],
-        golden=_golden(experiment),
-    )
-    write_text(files.report, run_report(_record(experiment, files, found, evaluations, result)))
-    write_json(files.result, result)
-    return result
+        evaluations = {name: evaluate(predict, leaves, experiment, split) for name, split in experiment.data.splits.items() if len(split)}
+        result = _result(experiment, evaluations, at, before, after, time.monotonic() - started)
+        write_bundle(
+            files.bundle,
+            net=experiment.net,
+            leaves=leaves,
+            labels=tuple(experiment.data.labels),
+            preprocessing=experiment.preprocessing,
+            config=experiment.config,
+            metrics=result['metrics'],
+            golden=_golden(experiment),
+        )
+        write_text(files.report, run_report(_record(experiment, files, found, evaluations, result)))
+        write_json(files.result, result)  # last: a run that has it is finished
+        return result
 
 
 def _result(
@@ -138,13 +136,18 @@ def _golden(experiment: Experiment, count: int = 2) -> dict[str, np.ndarray]:
 
 
 def extended(config: Any, workdir: str, steps: int) -> Any:
-    """The config of a run with `steps` more after its last phase. UserError where there is no run yet, or `steps` is no positive number."""
+    """The config of a run with `steps` more after its last phase.
+
+    Said again while an extension of so many steps is unfinished, it means that one: a job that is killed and started again with the
+    same command ends where it should. UserError where there is no run yet, or `steps` is no positive number.
+    """
     files = run_files(workdir)
     if steps < 1:
         raise UserError(f'--extend: a number of steps of at least 1, found {steps}.')
     if not files.config.exists():
         raise UserError(f'--extend: there is no run in {workdir} yet.')
-    old = read_json(files.config)
+    before = tuple(read_json(files.config).get('extend', ()))
+    unfinished = before[-1:] == (steps,) and not files.result.exists()
     config = config.copy_and_resolve_references() if hasattr(config, 'copy_and_resolve_references') else dict(config)
-    config['extend'] = (*old.get('extend', ()), steps)
+    config['extend'] = before if unfinished else (*before, steps)
     return config
