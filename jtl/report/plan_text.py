@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from jtl.checkpoint.collapse import collapse
+from jtl.checkpoint.load_report import STATUSES
 from jtl.report.format import count, size
 from jtl.report.tables import text_table
 
@@ -60,7 +61,9 @@ def _leaves(plan: Mapping[str, Any]) -> str:
         shape = 'x'.join(map(str, leaf['shape'])) or 'scalar'
         what = f'{leaf["status"]}: {leaf["how"]}' if leaf['how'] else leaf['status']
         rows.append([pattern, shape, leaf['dtype'], what, origin, ' > '.join(dict.fromkeys(leaf['groups']))])
-    return text_table(['leaf', 'shape', 'dtype', 'start', 'from', 'group in each phase'], rows)
+    present = {leaf['status'] for leaf in leaves.values()}
+    legend = [f'{status}: {meaning}.' for status, meaning in STATUSES.items() if status in present]
+    return '\n'.join([text_table(['leaf', 'shape', 'dtype', 'start', 'from', 'group in each phase'], rows), *legend])
 
 
 def _rules(plan: Mapping[str, Any]) -> str:
