@@ -1,13 +1,15 @@
 """A run's own checkpoints: Orbax writes them, and our checksums say whether what comes back is what went in.
 
 Orbax does not notice a flipped byte in array data, and a key that is missing under partial restore comes back silently. So
-every save carries a manifest: the keys with a checksum each, and a digest over the manifest itself.
+every save carries a manifest: the keys with dtype, shape and a checksum each, and a digest over the manifest itself.
 """
 
+import contextlib
 import hashlib
 import json
 import logging
-from collections.abc import Callable, Mapping
+import sys
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import jax
@@ -117,7 +119,8 @@ class RunCheckpoints:
         """
         self.wait()
         self.prune(lambda other: other != step)
-        manifest: dict[str, Any] = {'meta': dict(meta), 'checksums': checksums(leaves)}
+        sums = checksums(leaves)
+        manifest: dict[str, Any] = {'meta': dict(meta), 'leaves': {path: [_spec(leaf), sums[path]] for path, leaf in leaves.items()}}
         manifest['digest'] = _sha(manifest)
         args = self._ocp.args
         self._manager.save(step, args=args.Composite(leaves=args.PyTreeSave(dict(leaves)), manifest=args.JsonSave(manifest)), force=True)
@@ -134,33 +137,21 @@ class RunCheckpoints:
         """
         manifest = self._manifest(step)
         where = self.directory / str(step)
-        wanted, found = set(templates), set(manifest['checksums'])
+        wanted, found = set(templates), set(manifest['leaves'])
         if wanted != found:
             missing, extra = sorted(wanted - found), sorted(found - wanted)
             raise CheckpointError(
                 f'{where}: not the checkpoint of this plan. Missing: {", ".join(missing[:3]) or "nothing"} ({len(missing)}); '
                 f'unexpected: {", ".join(extra[:3]) or "nothing"} ({len(extra)}).'
             )
-        try:
-            specs = self._manager.item_metadata(step)['leaves'].tree
-        except Exception as error:
-            raise self._damaged(where, f'its index cannot be read ({_brief(error)})') from error
         for path, template in templates.items():
-            if path not in specs:
-                raise self._damaged(where, f'{path} is not in its index')
-            if tuple(specs[path].shape) != tuple(template.shape) or specs[path].dtype != template.dtype:
-                raise CheckpointError(
-                    f'{where}: {path} is {specs[path].dtype}{tuple(specs[path].shape)}, the plan says {template.dtype}{template.shape}.'
-                )
-        args = self._ocp.args
+            if manifest['leaves'][path][0] != _spec(template):
+                raise CheckpointError(f'{where}: {path} is {manifest["leaves"][path][0]}, the plan says {_spec(template)}.')
         item = dict(templates)
-        restore = args.PyTreeRestore(item, restore_args=self._ocp.checkpoint_utils.construct_restore_args(item))
-        try:
-            leaves = self._manager.restore(step, args=args.Composite(leaves=restore))['leaves']
-        except Exception as error:
-            raise self._damaged(where, f'its data cannot be read ({_brief(error)})') from error
+        restore = self._ocp.args.PyTreeRestore(item, restore_args=self._ocp.checkpoint_utils.construct_restore_args(item))
+        leaves = self._read(step, 'leaves', restore, 'its data cannot be read')
         now = checksums(leaves)
-        wrong = [path for path, value in manifest['checksums'].items() if now[path] != value]
+        wrong = [path for path, (_, value) in manifest['leaves'].items() if now[path] != value]
         if wrong:
             raise self._damaged(where, f'{len(wrong)} of {len(now)} leaves differ from their checksum, first {wrong[0]}')
         return leaves, manifest['meta']
@@ -179,16 +170,18 @@ class RunCheckpoints:
         self._manager.close()
 
     def _manifest(self, step: int) -> dict[str, Any]:
-        where = self.directory / str(step)
-        try:
-            manifest = self._manager.restore(step, args=self._ocp.args.Composite(manifest=self._ocp.args.JsonRestore()))['manifest']
-            stated = manifest.pop('digest')
-            ok = stated == _sha(manifest) and isinstance(manifest['checksums'], dict)
-        except Exception as error:
-            raise self._damaged(where, f'its manifest cannot be read ({_brief(error)})') from error
-        if not ok:
-            raise self._damaged(where, 'its manifest differs from its digest')
+        manifest = self._read(step, 'manifest', self._ocp.args.JsonRestore(), 'its manifest cannot be read')
+        stated = manifest.pop('digest', None) if isinstance(manifest, dict) else None
+        if stated is None or stated != _sha(manifest):
+            raise self._damaged(self.directory / str(step), 'its manifest differs from its digest')
         return manifest
+
+    def _read(self, step: int, item: str, how: Any, failure: str) -> Any:
+        try:
+            with _one_error():
+                return self._manager.restore(step, args=self._ocp.args.Composite(**{item: how}))[item]
+        except Exception as error:
+            raise self._damaged(self.directory / str(step), f'{failure} ({_brief(error)})') from error
 
     def _damaged(self, where: epath.Path, why: str) -> CheckpointError:
         return CheckpointError(f'{where}: this checkpoint is damaged: {why}. Nothing was loaded. {self._remedy}'.rstrip())
@@ -202,6 +195,32 @@ def templates_of(leaves: Mapping[str, Any], sharding: Any) -> dict[str, jax.Shap
 def _no_progress_notes(record: logging.LogRecord) -> bool:
     """Whether a record is worth showing: Orbax notes every file it writes. What others log through absl is not touched."""
     return record.levelno >= logging.ERROR or 'orbax' not in record.pathname
+
+
+@contextlib.contextmanager
+def _one_error() -> Iterator[None]:
+    """Orbax reads leaves side by side, and those that fail after the first print traces; the first is told in our words.
+
+    They come late, from other threads, so after a failure this stays.
+    """
+    hook, log = sys.unraisablehook, logging.getLogger('asyncio')
+    sys.unraisablehook = lambda unraisable: None if _of_a_read(unraisable.exc_value) else hook(unraisable)
+    log.addFilter(_no_read)
+    yield
+    sys.unraisablehook = hook
+    log.removeFilter(_no_read)
+
+
+def _no_read(record: logging.LogRecord) -> bool:
+    return not (record.exc_info and _of_a_read(record.exc_info[1]))
+
+
+def _of_a_read(error: BaseException | None) -> bool:
+    return any(words in str(error) for words in ('Event loop is closed', 'TensorStore', 'tensorstore'))
+
+
+def _spec(leaf: Any) -> str:
+    return f'{leaf.dtype}{list(np.shape(leaf))}'
 
 
 def _brief(error: BaseException) -> str:
