@@ -71,7 +71,7 @@ def evaluate_bundle(bundle: Bundle, section: Mapping[str, Any], names: Sequence[
     if tuple(data.labels) != tuple(bundle.metadata['labels']):
         raise UserError(f'The data have the classes {_some(data.labels)}, the model was trained on {_some(bundle.metadata["labels"])}.')
     chosen = list(names) or [name for name in ('validation', 'test') if name in data.splits] or list(data.splits)
-    found = {}
+    found: dict[str, float] = {}
     for name in chosen:
         if name not in data.splits:
             raise UserError(f'--split: there is no split {name!r}. {did_you_mean(name, data.splits)}')
