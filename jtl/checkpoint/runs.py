@@ -122,8 +122,9 @@ class RunCheckpoints:
         sums = checksums(leaves)
         manifest: dict[str, Any] = {'meta': dict(meta), 'leaves': {path: [_spec(leaf), sums[path]] for path, leaf in leaves.items()}}
         manifest['digest'] = _sha(manifest)
-        args = self._ocp.args
-        self._manager.save(step, args=args.Composite(leaves=args.PyTreeSave(dict(leaves)), manifest=args.JsonSave(manifest)), force=True)
+        args = self._ocp.args.Composite(leaves=self._ocp.args.PyTreeSave(dict(leaves)), manifest=self._ocp.args.JsonSave(manifest))
+        with self._writing():
+            self._manager.save(step, args=args, force=True)
 
     def meta(self, step: int) -> dict[str, Any]:
         """The JSON data of a save. CheckpointError where its digest does not fit."""
@@ -162,8 +163,9 @@ class RunCheckpoints:
             self._manager.delete(step)
 
     def wait(self) -> None:
-        """Return when everything is on disk. Raises what a background save raised."""
-        self._manager.wait_until_finished()
+        """Return when everything is on disk. CheckpointError where it cannot be written."""
+        with self._writing():
+            self._manager.wait_until_finished()
 
     def close(self) -> None:
         """Wait, and release Orbax's threads."""
@@ -183,6 +185,18 @@ class RunCheckpoints:
         except Exception as error:
             raise self._damaged(self.directory / str(step), f'{failure} ({_brief(error)})') from error
 
+    @contextlib.contextmanager
+    def _writing(self) -> Iterator[None]:
+        try:
+            yield
+        except (OSError, ValueError) as error:
+            if isinstance(error, ValueError) and 'Error writing' not in str(error):  # TensorStore's word for a full disk
+                raise
+            raise CheckpointError(
+                f'{self.directory}: a checkpoint cannot be written ({_brief(error)}). Those before it are whole: '
+                'make room or mend the permissions, and start the same command again.'
+            ) from error
+
     def _damaged(self, where: epath.Path, why: str) -> CheckpointError:
         return CheckpointError(f'{where}: this checkpoint is damaged: {why}. Nothing was loaded. {self._remedy}'.rstrip())
 
@@ -193,8 +207,8 @@ def templates_of(leaves: Mapping[str, Any], sharding: Any) -> dict[str, jax.Shap
 
 
 def _no_progress_notes(record: logging.LogRecord) -> bool:
-    """Whether a record is worth showing: Orbax notes every file it writes. What others log through absl is not touched."""
-    return record.levelno >= logging.ERROR or 'orbax' not in record.pathname
+    """Whether a record is not Orbax's, which notes every file it writes, and logs as a trace what it raises too. Other users of absl keep theirs."""
+    return 'orbax' not in record.pathname
 
 
 @contextlib.contextmanager

@@ -16,7 +16,7 @@ import pytest
 KILLER = Path(__file__).parent / 'killer.py'
 KILLED = -9
 
-CONFIG = '''
+CONFIG = """
 from jtl import default_config
 
 
@@ -31,7 +31,7 @@ def get_config():
     config.log_every, config.eval_every, config.checkpoint_every = 4, 3, 5
     config.select = 'best'
     return config
-'''
+"""
 
 
 class Runs:
@@ -43,7 +43,9 @@ class Runs:
         images, targets = load_digits(n_class=3, return_X_y=True)
         images = (images.reshape(-1, 8, 8) * 15).astype(np.uint8)
         parts = {'train': slice(0, 90), 'validation': slice(90, 150), 'test': slice(150, 180)}
-        arrays = {f'{name}_{what}': value[part] for name, part in parts.items() for what, value in (('images', images), ('labels', targets))}
+        arrays = {
+            f'{name}_{what}': value[part] for name, part in parts.items() for what, value in (('images', images), ('labels', targets))
+        }
         np.savez(folder / 'digits.npz', **arrays)
         (folder / 'config.py').write_text(CONFIG.format(data=str(folder / 'digits.npz')))
         (folder / 'torch.py').write_text('raise ImportError')  # tensorboardX would import it, which takes seconds
@@ -130,29 +132,47 @@ BEGINNING = [
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize('recipe', ['gradual', 'lp_ft'])
-def test_a_campaign_of_kills(tmp_path, recipe):
-    runs = Runs(tmp_path, f'--config.tune.recipe={recipe}', *(['--config.tune.gradual.chunks=3'] if recipe == 'gradual' else []))
-    began = time.monotonic()
+def test_a_campaign_of_kills(tmp_path):
+    runs = Runs(tmp_path, '--config.tune.recipe=gradual', '--config.tune.gradual.chunks=3', '--config.steps=48')
     assert runs.run('whole')[0] == 0
+    began = time.monotonic()
     assert runs.run('warm')[0] == 0  # with a warm cache: how long a run takes, and that two are equal at all
+    seconds = time.monotonic() - began
     same(runs, 'warm')
-    chance = random.Random(recipe)
-    writes = [(RENAME, chance.randint(4, 12), chance.choice(['before', 'after'])) for _ in range(4)]
-    writes += [(SAVE, chance.randint(1, 4), str(chance.randint(0, 60))) for _ in range(4)]  # in the background
+    chance = random.Random(0)
+    writes = [(RENAME, chance.randint(1, 6), chance.choice(['before', 'after'])) for _ in range(4)]
+    writes += [(SAVE, chance.randint(1, 3), str(chance.randint(0, 60))) for _ in range(4)]  # in the background
     phases = [(PHASE, 1, moment) for moment in ('before', 'after', '5', '40', '300')]
-    phases += [(SAVE, n, 'before') for n in (7, 8)]  # the saves at the end of a phase
-    campaign = [writes + phases, BEGINNING + FINISH]
-    kills = half = 0
-    for k, moments in enumerate(campaign):
-        for kill in chance.sample(moments, len(moments)) if k == 0 else moments:
-            code, errors = runs.run(f'killed_{k}', kill=kill)
-            if code == 0:  # it ended before the moment came
-                same(runs, f'killed_{k}')
-                continue
-            assert code == KILLED, errors
-            kills, half = kills + 1, half + runs.writing(f'killed_{k}')
-        runs.run(f'killed_{k}')
-        same(runs, f'killed_{k}')
-    print(kills, half, time.monotonic() - began)
-    assert kills >= 12 and half >= 3
+    phases += [(SAVE, n, 'before') for n in (3, 4)]
+    times = [chance.uniform(0.2, 1.0) * seconds for _ in range(6)]
+    kills, half = dict.fromkeys(('writes', 'phases', 'ends', 'times'), 0), 0
+    for kind, moments in (('writes', writes), ('phases', phases), ('ends', BEGINNING + FINISH), ('times', times)):
+        for moment in moments:
+            if kind == 'times':
+                process = runs.start(kind)
+                time.sleep(moment)
+                process.kill()
+                code, errors = process.wait(), process.stderr.read()
+            else:
+                code, errors = runs.run(kind, kill=moment)
+            assert code in (0, KILLED), errors
+            kills[kind] += code == KILLED
+            half += runs.writing(kind)
+        assert runs.run(kind)[0] == 0
+        same(runs, kind)
+    print(f'\nkills: {kills}, {half} of them with a checkpoint half written; a run takes {seconds:.0f} s')
+    assert kills['writes'] >= 5 and kills['phases'] >= 5 and sum(kills.values()) >= 20 and half >= 5
+
+
+def test_sigterm_saves_and_says_so(tmp_path):
+    runs = Runs(tmp_path, '--config.tune.recipe=probe', '--config.steps=100000', '--config.checkpoint_every=0', '--config.eval_every=0')
+    process = runs.start('run')
+    while 'step 20/' not in process.stderr.readline():
+        assert process.poll() is None
+    code, errors = runs.run('run')
+    assert code == 2 and 'another process is training in this run directory' in errors and 'Traceback' not in errors
+    process.send_signal(signal.SIGTERM)
+    errors = process.stderr.read()
+    saved = re.search(r'SIGTERM: saved at step (\d+)', errors)
+    assert process.wait() == 75 and saved and 'Traceback' not in errors
+    assert [p.name for p in (tmp_path / 'run' / 'checkpoints' / 'last').iterdir()] == [saved[1]]
