@@ -97,3 +97,13 @@ def step_of(e, index=0):
 
 def numpy(tree):
     return jax.tree.map(np.array, tree)
+
+
+def train(e, steps=1, index=0, leaves=None, host=None):
+    """Frozen, and the state after each step of a phase, in numpy; every step sees `host`, or batches of its own."""
+    frozen, state = start(e, index, leaves)
+    step, states = compile_fast(step_of(e, index), frozen, state, batch_shapes(e)), []
+    for k in range(steps):
+        state = step(frozen, state, on_mesh(e, batch(e, k) if host is None else host))
+        states.append(numpy(state))
+    return frozen, states
