@@ -120,7 +120,8 @@ class Plan:
     phases: tuple[PhasePlan, ...]
     rules: tuple[RuleHits, ...]
     ignored: tuple[str, ...] = ()
-    notes: tuple[str, ...] = field(default_factory=tuple)
+    notes: tuple[str, ...] = ()
+    preprocessing: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def trained(self) -> frozenset[str]:
@@ -172,6 +173,7 @@ class Plan:
             ],
             'ignored': list(self.ignored),
             'notes': list(self.notes),
+            'preprocessing': configs.plain(self.preprocessing),
         }
 
 
@@ -340,7 +342,8 @@ def _decay_at(phase: PhasePlan, leaf: LeafPlan) -> float:
 
 
 def _value(value: Any) -> Any:
-    return list(value) if isinstance(value, tuple) else value
+    """As JSON reads it back, so that a plan compares with a stored one."""
+    return [_value(item) for item in value] if isinstance(value, tuple | list) else value
 
 
 def _phase_json(phase: PhasePlan, plan: Plan) -> dict[str, Any]:
