@@ -20,9 +20,10 @@ OPEN_SECTIONS = ('model', 'task', 'init_from', 'compare.grid', 'data', 'tune')
 """Sections in which a user's own function may declare further fields; that function (or its caller) checks them."""
 
 HARMLESS = (
-    r'log_every', r'checkpoint_every', r'mesh\..*', r'eval_batch_size', r'data\.workers', r'data\.max_unreadable', r'compare\..*', r'extend'
+    r'log_every', r'checkpoint_every', r'mesh\..*', r'eval_batch_size', r'data\.workers', r'data\.root', r'data\.max_unreadable', r'compare\..*', r'extend'
 )  # fmt: skip
-"""Fields in which a resumed run may differ: they change neither a parameter nor a batch. (`extend` may grow.)"""
+"""Fields in which a resumed run may differ: they change neither a parameter nor a batch (`extend` may grow; data that moved are known by
+their fingerprint)."""
 
 
 def default_config(**sections: Any) -> ConfigDict:

@@ -19,6 +19,7 @@ from typing import Any
 import jax
 import numpy as np
 
+from jtl import config as configs
 from jtl.errors import UserError
 from jtl.models.base import Mode, stage_of
 from jtl.models.net import Net
@@ -194,6 +195,7 @@ def make_plan(
     rules: Sequence[RuleHits] = (),
     ignored: Sequence[str] = (),
     notes: Sequence[str] = (),
+    preprocessing: Mapping[str, Any] | None = None,
 ) -> Plan:
     """Resolve every rule of every phase against the net's paths.
 
@@ -205,7 +207,7 @@ def make_plan(
       decay: user rules (pattern, factor on weight decay), before the default ones (kernels and embeddings decay).
       penalties: user rules (pattern, (kind, coefficient)), kinds 'l1', 'l2' and 'l2sp', or (pattern, None).
       batch_norm: user rules (stage path, switch) for all phases; a phase's own come first.
-      rules, ignored, notes: of the loading, kept in the plan.
+      rules, ignored, notes, preprocessing: of the loading, kept in the plan.
 
     Raises:
       UserError: a rule that matches nothing or is shadowed, a group or value that is unknown, a phase that trains nothing.
@@ -246,7 +248,9 @@ def make_plan(
         )
         planned.append(_with_bytes(draft, net))
     stages = tuple(stage.name for stage in net.backbone.stages)
-    return Plan(stages, tuple(leaves[path] for path in net.shapes), tuple(planned), tuple(hits), tuple(ignored), tuple(notes))
+    return Plan(
+        stages, tuple(leaves[path] for path in net.shapes), tuple(planned), tuple(hits), tuple(ignored), tuple(notes), preprocessing or {}
+    )
 
 
 def phase_optimizer(phase: PhasePlan) -> Any:

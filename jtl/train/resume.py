@@ -6,6 +6,7 @@ checkpoint is never read again, and adaptation is never applied twice.
 """
 
 from collections.abc import Mapping
+from contextlib import closing
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -155,8 +156,9 @@ class RunStore:
         self.files.result.unlink(missing_ok=True)  # an extended run is not finished any more
         write_json(self.files.config, dict(self.experiment.config))
         write_json(self.files.plan, self.experiment.plan.to_json())
-        self._last.prune(lambda total: total <= at.total)
-        self._best.prune(lambda total: total <= at.total)
+        for checkpoints in (self._base, self._last, self._best):
+            checkpoints.sweep()
+            checkpoints.prune(lambda total: total <= at.total)
         self._best_total = at.best_total
 
     def _begin(self, index: int, leaves: Mapping[str, jax.Array]) -> tuple[Frozen, State]:
@@ -166,23 +168,12 @@ class RunStore:
 
     def _check_same_run(self) -> None:
         """Refuse to go on with a run of another config, plan or data set."""
-        old, new = read_json(self.files.config), dict(self.experiment.config)
-        lines = configs.differences(old, new, HARMLESS)
-        before, now = list(old.get('extend', [])), list(new['extend'])
-        if now[: len(before)] != before:
-            lines.append(f'config.extend: {before} in the run, {now} now')
-        if lines:
-            shown = '\n  '.join(lines[:10])
-            raise UserError(
-                f'{self.files.root} is the run directory of another config:\n  {shown}\nGive another --workdir, or the config that the run began with.'
-            )
+        _check_same_config(self.files, self.experiment.config)
         plan = read_json(self.files.plan)
         a, b = (_effects(p, len(plan.get('phases', ()))) for p in (plan, self.experiment.plan.to_json()))
         if a != b:
             parts = ', '.join(key for key in b if a[key] != b[key])
-            raise UserError(
-                f'{self.files.root}: the plan differs from plan.json in {parts}. Has the checkpoint of init_from changed, or jtl?'
-            )
+            raise UserError(f'{self.files.root}: the plan differs from plan.json in {parts}. Is it of another version of jtl?')
         data = self._base.meta(0)['data']
         if data != self.experiment.data.fingerprint:
             raise UserError(
@@ -238,6 +229,35 @@ class RunStore:
         found |= {f'{_COUNT}/{place}': leaf for place, leaf in packed['counts'].items()}
         found |= {f'{_WINDOW}/{name}': leaf for name, leaf in vars(state.window).items()}
         return {**found, 'step': state.step, 'bad_step': state.bad_step}
+
+
+def plan_going_on(files: RunFiles, config: Mapping[str, Any]) -> dict[str, Any] | None:
+    """The plan.json of the run that has begun in a directory; None where none has. UserError for the run of another config.
+
+    Args:
+      files: of the run.
+      config: plain and checked.
+    """
+    if not (files.plan.exists() and files.config.exists() and files.base.exists()):
+        return None
+    with closing(RunCheckpoints(files.base, keep=1)) as base:
+        if not base.steps():
+            return None
+    _check_same_config(files, config)
+    return read_json(files.plan)
+
+
+def _check_same_config(files: RunFiles, config: Mapping[str, Any]) -> None:
+    old = read_json(files.config)
+    lines = configs.differences(old, config, HARMLESS)
+    before, now = list(old.get('extend', [])), list(config['extend'])
+    if now[: len(before)] != before:
+        lines.append(f'config.extend: {before} in the run, {now} now')
+    if lines:
+        shown = '\n  '.join(lines[:10])
+        raise UserError(
+            f'{files.root} is the run directory of another config:\n  {shown}\nGive another --workdir, or the config that the run began with.'
+        )
 
 
 def changing(experiment: Experiment) -> tuple[str, ...]:

@@ -18,8 +18,8 @@ from jtl.report.logs import read_rows
 from jtl.train.evaluation import Evaluation, evaluate
 from jtl.train.files import RunFiles, alone, read_json, run_files, write_json, write_text
 from jtl.train.loop import train
-from jtl.train.resume import Position, RunStore
-from jtl.train.setup import Experiment, build
+from jtl.train.resume import Position, RunStore, plan_going_on
+from jtl.train.setup import Experiment, build, checked
 from jtl.train.step import compile_predict, make_predict
 
 
@@ -40,10 +40,11 @@ def run(config: Any, workdir: str, *, data: Data | None = None, say: Callable[[s
     """
     started = time.monotonic()
     files = run_files(workdir)
-    experiment = build(config, data=data)
+    stored = plan_going_on(files, checked(config))
+    experiment = build(config, data=data, stored=stored)
     found = preflight(experiment.data, max_unreadable=experiment.config['data']['max_unreadable'])
     if found.unreadable:
-        experiment = build(config, data=found.data)  # without them: splits and steps count what is left
+        experiment = build(config, data=found.data, stored=stored)  # without them: splits and steps count what is left
     say(found.text())
     with alone(files), closing(RunStore(files, experiment)) as store:
         if files.result.exists() and store.finished():

@@ -1,0 +1,193 @@
+"""Where the leaves of a run come from: a checkpoint by its rules, initial values, or, when a run goes on, what its plan.json says."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+from jtl import config as configs
+from jtl.checkpoint import adapt, leaf
+from jtl.checkpoint.base import Checkpoint, CheckpointError
+from jtl.errors import UserError
+from jtl.models.base import Model
+from jtl.models.net import Net
+from jtl.models.preprocessing import Preprocessing
+from jtl.plan import LeafPlan, RuleHits
+from jtl.rules import as_rules
+
+NetAt = Callable[[tuple[int, int]], Net]
+
+
+@dataclass(frozen=True)
+class Origins:
+    """What is known of the start before anything is read.
+
+    Attributes:
+      leaves: by path.
+      preprocessing: of the weights.
+      adaptation: how to read them; None from scratch, and where a run goes on (its own checkpoint has them).
+      rules: the loading rules that decided a leaf.
+      ignored: keys of the checkpoint that are declared not to be read.
+      notes: sentences for the plan.
+    """
+
+    leaves: Mapping[str, LeafPlan]
+    preprocessing: Preprocessing
+    adaptation: adapt.Adaptation | None = None
+    rules: tuple[RuleHits, ...] = ()
+    ignored: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
+
+
+def find_origins(plain: Mapping[str, Any], model: Model, net_at: NetAt) -> tuple[Net, Origins]:
+    """Open `config.init_from` and see how it fits.
+
+    Args:
+      plain: the checked config.
+      model: knows the layouts of its checkpoints.
+      net_at: the net for an image size; its parameters may depend on it.
+
+    Returns:
+      The net at the size that the weights want, and its origins.
+
+    Raises:
+      CheckpointError: whatever does not fit and is not declared.
+    """
+    net = net_at(model.preprocessing.size)
+    checkpoints, notes = open_sources(plain)
+    rules = loading_rules(plain['init_rules'])
+    known = [weights.table for weights in model.weights]
+    tables = {subtree: adapt.choose_table(checkpoint, known, net.shapes, rules) for subtree, checkpoint in checkpoints.items()}
+    preprocessing = weights_preprocessing(model, checkpoints, tables, plain)
+    if preprocessing.size != model.preprocessing.size:
+        net = net_at(preprocessing.size)
+    adaptation = None
+    if checkpoints:
+        sources = {subtree: adapt.Source(checkpoint, tables[subtree]) for subtree, checkpoint in checkpoints.items()}
+        adaptation = adapt.adapt(net.shapes, sources, rules=rules, ignore=_patterns(plain['init_ignore']), head=plain['init_head'])
+    return net, Origins(
+        leaf_plans(net, adaptation),
+        preprocessing,
+        adaptation,
+        tuple(loading_hits(adaptation)),
+        tuple(f'{ignored.key} ({ignored.by})' for ignored in adaptation.ignored) if adaptation else (),
+        tuple(notes),
+    )
+
+
+def stored_origins(plan: Mapping[str, Any], net_at: NetAt) -> tuple[Net, Origins]:
+    """The origins that a run's plan.json tells, so that going on needs the foreign checkpoint no more.
+
+    Raises:
+      CheckpointError: a plan.json of other leaves.
+    """
+    try:
+        leaves = {
+            row['path']: LeafPlan(
+                row['path'], tuple(row['shape']), row['dtype'], row['statistic'], row['status'], row['source'], row['how'], row['sharding']
+            )
+            for row in plan['leaves']
+        }
+        rules = tuple(
+            RuleHits(r['what'], r['phase'], r['pattern'], configs.frozen(r['value']), r['hits'], r['origin'])
+            for r in plan['rules']
+            if r['what'] == 'load'
+        )
+        found = Origins(
+            leaves,
+            Preprocessing.from_json(plan['preprocessing']),
+            None,
+            rules,
+            tuple(plan['ignored']),
+            tuple(plan['notes']),
+        )
+    except (KeyError, TypeError) as error:
+        raise CheckpointError(
+            f'plan.json is not that of a run ({type(error).__name__}: {error}). Begin again in another --workdir.'
+        ) from None
+    net = net_at(found.preprocessing.size)
+    if list(leaves) != list(net.shapes):
+        raise CheckpointError('plan.json has other leaves than the model. Begin again in another --workdir.')
+    return net, found
+
+
+def open_sources(plain: Mapping[str, Any]) -> tuple[dict[str, Checkpoint], list[str]]:
+    """The checkpoints of `init_from` by subtree ('' for the whole tree), and what the plan has to say about it."""
+    init = plain['init_from']
+    named = init if isinstance(init, Mapping) else {'': init} if init else {}
+    if plain['tune']['recipe'] == 'scratch' and named:
+        return {}, [f'tune.recipe=scratch ignores init_from={init}: every parameter starts new.']
+    if not named:
+        if plain['tune']['recipe'] != 'scratch':
+            return {}, ['init_from is empty: every parameter starts new (from scratch).']
+        return {}, ['From scratch: every parameter starts new.']
+    for subtree, where in named.items():
+        if not isinstance(where, str) or not where:
+            raise UserError(f'config.init_from{f".{subtree}" if subtree else ""}: the place of a checkpoint, found {where!r}.')
+    from jtl.checkpoint.sources import open_checkpoint
+
+    return {subtree: open_checkpoint(where) for subtree, where in named.items()}, []
+
+
+def weights_preprocessing(
+    model: Model, checkpoints: Mapping[str, Checkpoint], tables: Mapping[str, adapt.NameTable], plain: Mapping[str, Any]
+) -> Preprocessing:
+    """How the loaded weights want their pictures: a jtl run's or bundle's own, a known table's, else the family's."""
+    for subtree, checkpoint in checkpoints.items():
+        if subtree not in ('', 'backbone'):
+            continue
+        if 'preprocessing' in checkpoint.metadata:
+            found = Preprocessing.from_json(checkpoint.metadata['preprocessing'])
+            return replace(found, size=model.preprocessing.size) if plain['model']['image_size'] else found
+        for weights in model.weights:
+            if weights.table == tables[subtree]:
+                return weights.preprocessing
+    return model.preprocessing
+
+
+def loading_rules(written: Sequence[Any]) -> tuple[Any, ...]:
+    """`config.init_rules`: (pattern, template), (pattern, template, function, ...) or (pattern, None)."""
+    pairs = []
+    for rule in configs.frozen(written):
+        if not isinstance(rule, tuple) or len(rule) < 2:
+            raise UserError(f'config.init_rules: a rule is (path pattern, key template, leaf functions...), found {rule!r}.')
+        pattern, template, *functions = rule
+        value = (template, *leaf.as_functions(functions, f'config.init_rules, {pattern!r}')) if functions else template
+        pairs.append((pattern, value))
+    return as_rules(pairs, origin='config.init_rules')
+
+
+def _patterns(written: Any) -> tuple[str, ...]:
+    """`config.init_ignore`: patterns of checkpoint keys; one string is one pattern."""
+    patterns = (written,) if isinstance(written, str) else tuple(written)
+    if any(not isinstance(pattern, str) for pattern in patterns):
+        raise UserError(f'config.init_ignore: patterns of checkpoint keys, found {written!r}.')
+    return patterns
+
+
+def leaf_plans(net: Net, adaptation: adapt.Adaptation | None) -> dict[str, LeafPlan]:
+    """Where each leaf comes from, as the plan shows it."""
+    found = {}
+    for path, spec in net.shapes.items():
+        origin = adaptation.origins[path] if adaptation else None
+        how = leaf.describe(origin.functions) if origin and origin.functions else ''
+        if origin and origin.cast:
+            how = f'{how}, cast' if how else 'cast'
+        found[path] = LeafPlan(
+            path,
+            tuple(spec.shape),
+            str(spec.dtype),
+            path in net.stats,
+            origin.status if origin else 'new',
+            (origin.key or '') if origin else '',
+            how,
+        )
+    return found
+
+
+def loading_hits(adaptation: adapt.Adaptation | None) -> list[RuleHits]:
+    """The loading rules that decided a leaf, with their hits."""
+    counts: dict[Any, int] = {}
+    for origin in adaptation.origins.values() if adaptation else ():
+        if origin.rule is not None:
+            counts[origin.rule] = counts.get(origin.rule, 0) + 1
+    return [RuleHits('load', '', rule.pattern, rule.value, n, rule.origin) for rule, n in counts.items()]
