@@ -4,7 +4,6 @@ At a step that is due for several things the order is check, log, evaluate, save
 and a checkpoint at step n stands for every row up to n.
 """
 
-import hashlib
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import replace
@@ -14,13 +13,13 @@ import jax
 
 from jtl.errors import UserError
 from jtl.optim import learning_rates
-from jtl.train.evaluation import evaluate, training_batches
+from jtl.train.evaluation import evaluate
 from jtl.train.files import RunFiles, RunLog, summary
+from jtl.train.parts import batches, training_step
 from jtl.train.resume import Position, RunStore
 from jtl.train.setup import Experiment
 from jtl.train.signals import StopSignals
 from jtl.train.state import State, empty_window, merged
-from jtl.train.step import compile_step, make_step
 
 
 class NonFiniteError(UserError):
@@ -56,13 +55,10 @@ def train(experiment: Experiment, files: RunFiles, store: RunStore, predict: Cal
                 log.say(*notes)
             if not at.done:
                 log.say(_opening(experiment, index))
-                step = compile_step(
-                    make_step(experiment.net, experiment.tasks, phase, index, experiment.prepare, config['accumulate']), experiment.mesh
-                )
-                batches = training_batches(experiment, order_seed(config['seed'], index), at.step)
+                step, feed = training_step(experiment, index), batches(experiment, index, at.step)
                 log.restart_clock(at.total)
             while not at.done:
-                state = step(frozen, state, next(batches))
+                state = step(frozen, state, next(feed))
                 at = replace(at, step=at.step + 1, total=at.total + 1, done=at.step + 1 == phase.steps)
                 log.step(at.total)
                 due = {what: at.done or _due(at.step, config[f'{what}_every']) for what in ('log', 'eval', 'checkpoint')}
@@ -86,11 +82,6 @@ def train(experiment: Experiment, files: RunFiles, store: RunStore, predict: Cal
     if config['select'] == 'best' and at.best is not None:
         final = store.best_leaves(final, at)
     return final, at
-
-
-def order_seed(seed: int, phase: int) -> int:
-    """The seed of the order of a phase's examples, derived by name."""
-    return int.from_bytes(hashlib.sha256(f'{seed}/order/{phase}'.encode()).digest()[:4], 'big')
 
 
 def _due(step: int, every: int) -> bool:

@@ -18,9 +18,9 @@ from jtl.report.logs import read_rows
 from jtl.train.evaluation import Evaluation, evaluate
 from jtl.train.files import RunFiles, alone, read_json, run_files, write_json, write_text
 from jtl.train.loop import train
+from jtl.train.parts import prediction_step
 from jtl.train.resume import Position, RunStore, plan_going_on
 from jtl.train.setup import Experiment, build, checked
-from jtl.train.step import compile_predict, make_predict
 
 
 def run(config: Any, workdir: str, *, data: Data | None = None, say: Callable[[str], None] = print) -> dict[str, Any]:
@@ -50,7 +50,7 @@ def run(config: Any, workdir: str, *, data: Data | None = None, say: Callable[[s
         if files.result.exists() and store.finished():
             say(f'{files.root}: this run is finished. Go on with --extend=STEPS, or give another --workdir.')
             return read_json(files.result)
-        predict = compile_predict(make_predict(experiment.net, experiment.tasks, experiment.prepare), experiment.mesh)
+        predict = prediction_step(experiment)
         leaves, at = train(experiment, files, store, predict)
         before, after = store.frozen_before, store.frozen_digest(leaves)
         if before != after:
