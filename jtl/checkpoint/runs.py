@@ -84,7 +84,7 @@ class RunCheckpoints:
     """The checkpoints in one directory. IO: the only place that writes or reads them. A kill at any moment leaves whole saves only.
 
     Args:
-      directory: of the checkpoints; made at once.
+      directory: of the checkpoints; made at once. Nothing in it is changed before the first `prune`, `sweep` or `save`.
       keep: how many are kept, the newest; None: all, until `prune`.
       remedy: what a person can do about a damaged one, a sentence.
     """
@@ -98,7 +98,7 @@ class RunCheckpoints:
         self.directory = epath.Path(directory)
         self._manager = ocp.CheckpointManager(
             self.directory,
-            options=ocp.CheckpointManagerOptions(max_to_keep=keep, cleanup_tmp_directories=True, lightweight_initialize=True),
+            options=ocp.CheckpointManagerOptions(max_to_keep=keep, lightweight_initialize=True),
             item_handlers={'leaves': ocp.PyTreeCheckpointHandler(), 'manifest': ocp.JsonCheckpointHandler()},
         )
 
@@ -161,6 +161,12 @@ class RunCheckpoints:
         """Remove the saves of the steps that are not wanted."""
         for step in [s for s in self._manager.all_steps() if not wanted(s)]:
             self._manager.delete(step)
+
+    def sweep(self) -> None:
+        """Remove what a kill left half written. For the one process that trains: what another is writing looks the same."""
+        for path in self.directory.iterdir():
+            if 'orbax-checkpoint-tmp' in path.name:
+                path.rmtree()
 
     def wait(self) -> None:
         """Return when everything is on disk. CheckpointError where it cannot be written."""

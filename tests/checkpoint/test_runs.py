@@ -116,7 +116,8 @@ def test_what_a_kill_leaves_is_no_checkpoint(tmp_path):
     (tmp_path / '4').mkdir()
     shutil.copytree(tmp_path / '2' / 'manifest', tmp_path / '5' / 'manifest')  # killed while deleting
     with opened(tmp_path) as checkpoints:
-        assert checkpoints.steps() == [1, 2]
+        assert checkpoints.steps() == [1, 2] and len(list(tmp_path.iterdir())) == 5
+        checkpoints.sweep()
         checkpoints.prune(lambda step: step <= 2)
         checkpoints.save(4, leaves(4), {})
         checkpoints.wait()
