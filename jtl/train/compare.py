@@ -100,7 +100,7 @@ def gather(results: Mapping[tuple[str, str], Sequence[Mapping[str, Any]]], names
       `paired` differences to scratch, and a `verdict` in sentences.
     """
     first = next(iter(results.values()))[0]
-    split = 'test' if f'test/{first["primary"]}' in first['metrics'] else 'validation' if f'validation/{first["primary"]}' in first['metrics'] else 'train'
+    split = next(name for name in ('test', 'validation', 'train') if f'{name}/{first["primary"]}' in first['metrics'])
     primary, maximize = f'{split}/{first["primary"]}', first['maximize']
     recipes: dict[str, Any] = {}
     for name in names:
@@ -139,7 +139,9 @@ def best_choice(choices: Mapping[str, Sequence[Mapping[str, Any]]], primary: str
     for choice, runs in choices.items():
         values = [r['metrics'].get(f'validation/{primary}') for r in runs]
         if any(value is None for value in values):
-            raise UserError('config.compare.grid: choosing needs a validation split; set config.data.validation to a share of the training split.')
+            raise UserError(
+                'config.compare.grid: choosing needs a validation split; set config.data.validation to a share of the training split.'
+            )
         means[choice] = float(np.mean(values))
     return max(means, key=lambda choice: means[choice] if maximize else -means[choice])
 
@@ -160,7 +162,9 @@ def _jobs(config: ConfigDict, names: Sequence[str], grid: Mapping[str, Any], see
             raise UserError(f'config.compare.grid.{name}: a pair (field, values) such as ("optimizer.lr", (0.1, 0.01)), found {entry!r}.')
         for value in entry[1] if entry else (None,):
             for seed in range(seeds):
-                yield Job(name, f'{entry[0]}={value}' if entry else '', seed, job_config(config, name, seed, entry[0] if entry else '', value))
+                yield Job(
+                    name, f'{entry[0]}={value}' if entry else '', seed, job_config(config, name, seed, entry[0] if entry else '', value)
+                )
 
 
 def job_config(config: ConfigDict, recipe: str, seed: int, field: str = '', value: Any = None) -> ConfigDict:
