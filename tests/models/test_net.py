@@ -100,6 +100,7 @@ def test_another_stage_or_head_leaves_initial_values_unchanged():
 
 
 def test_values_differ_by_path_and_key():
+    assert not np.array_equal(LEAVES['heads/main/output/kernel'], LEAVES['heads/aux/output/kernel'])
     net = tiny((4, 4, 4))  # conv_1 and conv_2 have one shape
     init = jax.jit(lambda key: net.init(key, net.params))
     one, two = init(jax.random.key(5)), init(jax.random.key(6))
