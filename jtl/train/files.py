@@ -72,11 +72,15 @@ class RunFiles:
 
 
 def run_files(workdir: str) -> RunFiles:
-    """The run directory at a path (`gs://` too). UserError where the path is a file."""
+    """The run directory at a path (`gs://` too). UserError where the path is a file, or of a kind that needs another package."""
     root = epath.Path(workdir).expanduser()
     if '://' not in workdir:
         root = epath.Path(os.path.abspath(root))  # noqa: PTH100 - Orbax wants absolute paths; resolve() would follow links
-    if root.exists() and not root.is_dir():
+    try:
+        is_file = root.exists() and not root.is_dir()
+    except ImportError as error:
+        raise UserError(f'--workdir: {workdir} cannot be reached: {error}.') from None
+    if is_file:
         raise UserError(f'--workdir: {workdir} is a file; give a directory.')
     return RunFiles(root)
 
