@@ -13,7 +13,7 @@ def depthwise_conv(x: Float[Array, 'b h w c'], kernel: Float[Array, 'k l 1 c'], 
     """Convolve every channel with its own kernel, with SAME padding as TensorFlow has it (the odd pixel goes below and right).
 
     XLA computes a grouped convolution well on GPUs and TPUs. On CPUs it has no good code for it: there, k x l shifted
-    multiply-adds, which it fuses into one loop, give equal numbers 9 to 40 times faster forward, and backward 9 to 100 times
+    multiply-adds, which it fuses into one loop, give equal numbers 9 to 40 times faster forward, and backward 4 to 60 times
     (input) and 1 to 60 times (kernel), depending on the shape. EfficientNet-Lite0 on 16 images of 128 pixels: 6 times faster
     forward, 4 times for a training step, which takes twice as long to compile (2 cores).
     The form is chosen where the program is lowered, so that compiling for a TPU on a machine without one takes the right one.
