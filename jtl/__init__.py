@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from jtl.defaults import default_config as default_config
     from jtl.errors import UserError as UserError
     from jtl.optim import make_optimizer as make_optimizer
+    from jtl.plan import make_plan as make_plan
     from jtl.plan import phase_optimizer as phase_optimizer
     from jtl.report.plan_text import plan_text as plan_text
     from jtl.rules import resolve as resolve
@@ -39,6 +40,7 @@ _PUBLIC = {
     'load_data': 'jtl.data',
     'load_leaves': 'jtl.train.setup',
     'make_optimizer': 'jtl.optim',
+    'make_plan': 'jtl.plan',
     'merged': 'jtl.train.state',
     'open_checkpoint': 'jtl.checkpoint.sources',
     'phase_optimizer': 'jtl.plan',

@@ -1,0 +1,60 @@
+"""Every config plans with every recipe, and the checkpoint in the package is what its config makes."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+import jtl
+from jtl.config import parse
+from jtl.recipes import RECIPES
+from jtl.tasks.base import HEAD
+from jtl.train.setup import build, phases_of
+
+ROOT = Path(__file__).parents[1]
+CONFIGS = sorted(path.name for path in (ROOT / 'configs').glob('*.py'))
+ASSET = 'package:jtl/assets/digits_0_to_4.msgpack'
+
+
+@pytest.fixture(scope='module')
+def pictures(tmp_path_factory):
+    """An image folder with the splits and more classes than one batch has."""
+    root = tmp_path_factory.mktemp('pictures')
+    random = np.random.default_rng(0)
+    for split, count in (('train', 12), ('validation', 2), ('test', 2)):
+        for label in ('hat', 'shirt', 'shoes'):
+            folder = root / split / label
+            folder.mkdir(parents=True)
+            for k in range(count):
+                Image.fromarray(random.integers(0, 256, (40, 48, 3), np.uint8)).save(folder / f'{k}.png')
+    return root
+
+
+@pytest.mark.parametrize('name', CONFIGS)
+def test_every_config_plans_with_every_recipe(name, pictures):
+    config = parse([f'--config={ROOT / "configs" / name}', '--config.batch_size=8']).config
+    if config.data.name == 'folder':
+        config.data.root = str(pictures)
+        config.init_from = None  # weights of another package: what trains does not depend on them
+    experiment = build(config)
+    for recipe in RECIPES:
+        plain = {**experiment.config, 'tune': {**experiment.config['tune'], 'recipe': recipe}}
+        phases = phases_of(plain, experiment.net, len(experiment.data.splits['train']))
+        leaves = {leaf.path: leaf for leaf in experiment.plan.leaves}
+        plan = jtl.make_plan(experiment.net, phases, leaves, optimizer=plain['optimizer'])
+        trained = {path for phase in plan.phases for path in phase.labels}
+        assert {path for path in experiment.net.params if path.startswith(f'heads/{HEAD}/')} <= trained
+        assert (trained == set(experiment.net.params)) == (recipe not in ('probe', 'last') or len(experiment.net.backbone.stages) < 3)
+
+
+def test_the_source_checkpoint_is_what_its_config_makes(tmp_path):
+    config = parse([f'--config={ROOT / "configs" / "digits_source.py"}']).config
+    result = jtl.run(config, str(tmp_path / 'run'), say=lambda line: None)
+    config.init_from, config.init_head = ASSET, 'keep'
+    config.tune.recipe = 'full'
+    shipped = build(config)
+    assert {leaf.status for leaf in shipped.plan.leaves} == {'loaded'}
+    found = jtl.evaluate(jtl.prediction_step(shipped), jtl.load_leaves(shipped), shipped, shipped.data.splits['test'])
+    assert found.metrics['accuracy'] > 0.95
+    assert result['metrics']['test/accuracy'] == pytest.approx(found.metrics['accuracy'], abs=0.02)
