@@ -6,6 +6,7 @@ import random
 import shutil
 import subprocess
 import sys
+import types
 
 import jax
 import jax.numpy as jnp
@@ -240,6 +241,27 @@ def test_the_checksum_is_the_same_on_any_placement():
     }
     lines = subprocess.run(command, env=environment, text=True, stdout=subprocess.PIPE, check=True).stdout.splitlines()
     assert len(lines) == 3 and len(set(lines)) == 1 and lines[0].endswith('True')
+
+
+def test_what_orbax_says_after_an_error_is_left_out(monkeypatch, caplog):
+    heard = []
+    monkeypatch.setattr(sys, 'unraisablehook', lambda unraisable: heard.append(str(unraisable.exc_value)))
+    with runs._one_error():
+        pass
+    log = logging.getLogger('asyncio')
+    assert not log.filters
+    sys.unraisablehook(types.SimpleNamespace(exc_value='Event loop is closed'))
+    assert heard.pop() == 'Event loop is closed'
+    with contextlib.suppress(CheckpointError), runs._one_error():
+        raise CheckpointError
+    try:
+        for text in ('Event loop is closed', 'See full TensorStore details', 'another'):
+            error = RuntimeError(text)
+            sys.unraisablehook(types.SimpleNamespace(exc_value=error))
+            log.error('Future exception was never retrieved', exc_info=error)
+    finally:
+        log.filters.clear()
+    assert heard == ['another'] and [str(r.exc_info[1]) for r in caplog.records] == ['another']
 
 
 def test_orbax_is_quiet_and_others_are_not(tmp_path, caplog):

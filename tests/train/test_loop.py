@@ -94,6 +94,14 @@ def test_a_metric_that_is_not_a_number_is_never_the_best(where, monkeypatch):
     assert at.best is None and not steps(where.best)
 
 
+def test_patience_counts_anew_in_each_phase(where, monkeypatch):
+    monkeypatch.setattr('jtl.train.loop.evaluate', lambda *_: type('E', (), {'metrics': {'accuracy': 0.5, 'loss': 1.0}}))
+    phases = tuple({'name': name, 'steps': 9, 'train': (('heads/.*', 'head'),)} for name in 'ab')
+    _, at = go(where, tune={'recipe': ''}, phases=phases, steps=0, eval_every=1, log_every=100, patience=2)
+    assert [(r['phase_name'], r['step']) for r in rows(where)] == [('a', 1), ('a', 2), ('a', 3), ('b', 4), ('b', 5)]
+    assert (at.phase, at.step, at.total, at.done) == (1, 2, 5, True) and steps(where.last) == [3, 5]
+
+
 def test_values_that_are_not_finite_stop_the_run_and_leave_the_checkpoints(where):
     train = (('heads/.*', 'head'),)
     phases = ({'name': 'calm', 'steps': 4, 'train': train}, {'name': 'wild', 'steps': 4, 'train': train, 'groups': {'head': {'lr': 1e39}}})

@@ -139,6 +139,15 @@ def test_a_run_goes_on_as_if_it_had_not_stopped(copy, whole):
     assert same(again, leaves) and position == at and rows(copy) == rows(reference)
 
 
+def test_what_a_kill_left_half_done_is_cleared_away(copy, whole):
+    (copy.last / '99').mkdir()
+    (copy.last / '5.orbax-checkpoint-tmp' / 'leaves').mkdir(parents=True)
+    (copy.best / '6').mkdir()
+    ours, at = go(copy, config())
+    assert same(ours, whole[1]) and sorted(p.name for p in copy.last.iterdir()) == ['10', '8']
+    assert at.best_total == 4 and [p.name for p in copy.best.iterdir()] == ['4']
+
+
 def test_harmless_fields_may_change(copy, whole):
     ours, _ = go(copy, config(checkpoint_every=2, log_every=5, eval_batch_size=5))
     assert same(ours, whole[1])
