@@ -4,6 +4,7 @@ A config file is Python with a function `get_config()` (or `get_config(arg)` for
 `ml_collections.ConfigDict`; `jtl.default_config()` is where it starts. Overrides are `--config.<field>=<value>`.
 """
 
+import ast
 import copy
 import inspect
 import re
@@ -20,6 +21,10 @@ from jtl.errors import UserError, did_you_mean
 
 class ConfigError(UserError):
     """A config file or a field of it is wrong."""
+
+
+OPTIONS = ('model', 'task')
+"""Sections whose further fields are the keyword arguments of the function that their `name` means; it checks them."""
 
 
 @dataclass(frozen=True)
@@ -64,6 +69,11 @@ def override(config: ConfigDict, overrides: Sequence[str]) -> ConfigDict:
     config = copy.deepcopy(config)
     for argument in overrides:  # one at a time, so that a message names the one that is wrong
         field, _, text = argument[len('--config.') :].partition('=')
+        section, _, option = field.partition('.')
+        if section in OPTIONS and option and '.' not in option and option != 'name' and section in config:
+            with config.ignore_type():
+                config[section][option] = _literal(text)
+            continue
         now = _value_at(config, field)
         if isinstance(now, ConfigDict | Mapping) and not text.startswith('{'):
             example = min(now, key=lambda key: isinstance(now[key], ConfigDict | Mapping), default=None)
@@ -78,6 +88,14 @@ def override(config: ConfigDict, overrides: Sequence[str]) -> ConfigDict:
             why = _one_line(error).removeprefix('flag ').removeprefix(f'{argument}: ').rstrip('.')
             raise ConfigError(f'{argument}: expected a value such as {now!r} ({type(now).__name__}): {why}.') from None
     return config
+
+
+def _literal(text: str) -> Any:
+    """A number, tuple, True, None ... as Python writes it; anything else is a string."""
+    try:
+        return ast.literal_eval(text)
+    except (ValueError, SyntaxError):
+        return text
 
 
 def flat(config: ConfigDict | Mapping[str, Any]) -> dict[str, Any]:

@@ -13,10 +13,11 @@ from typing import Any
 from ml_collections import ConfigDict, config_dict
 
 from jtl import data, optim
+from jtl.config import OPTIONS
 from jtl.data import augment
 from jtl.recipes import RECIPES, knobs
 
-OPEN_SECTIONS = ('model', 'task', 'init_from', 'compare.grid', 'data', 'tune')
+OPEN_SECTIONS = (*OPTIONS, 'init_from', 'compare.grid', 'data', 'tune')
 """Sections in which a user's own function may declare further fields; that function (or its caller) checks them."""
 
 HARMLESS = (

@@ -208,3 +208,14 @@ def test_the_default_config_checks_itself():
     check_fields(config, default_config(), OPEN_SECTIONS)
     for pattern in HARMLESS:  # a misspelled field would never be forgiven
         assert any(re.fullmatch(pattern, field) for field in flat(config)), pattern
+
+
+def test_options_of_the_named_functions_need_not_stand_in_the_file(tmp_path):
+    path = tmp_path / 'c.py'
+    path.write_text('from jtl import default_config as get_config\n')
+    config = parse(
+        [f'--config={path}', '--config.model.image_size=(96, 128)', '--config.model.bn_momentum=0.5', '--config.task.head=mlp']
+    ).config
+    assert config.model.image_size == (96, 128)
+    assert config.model.bn_momentum == 0.5
+    assert config.task.head == 'mlp'

@@ -1,11 +1,12 @@
 """What a run writes while it runs: metrics.jsonl, TensorBoard events, and a line or a bar for the person who waits."""
 
+import contextlib
 import json
 import math
 import os
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from types import TracebackType
 from typing import IO, Any, Self
 
@@ -123,7 +124,8 @@ class Events:
     """
 
     def __init__(self, folder: epath.PathLike, *, step: int | None = None) -> None:
-        from tensorboardX import SummaryWriter
+        with _without_torch():
+            from tensorboardX import SummaryWriter
 
         # TensorBoard purges from `purge_step` on, that step included.
         self._writer = SummaryWriter(os.fspath(folder), purge_step=None if step is None else step + 1)
@@ -144,6 +146,19 @@ class Events:
 
     def __exit__(self, *_: object) -> None:
         self.close()
+
+
+@contextlib.contextmanager
+def _without_torch() -> Iterator[None]:
+    """Keep torch out: tensorboardX imports it where it is installed, which takes seconds and serves nothing here."""
+    if 'torch' in sys.modules:
+        yield
+        return
+    sys.modules['torch'] = None  # type: ignore[assignment]  # Python's way to say that an import fails
+    try:
+        yield
+    finally:
+        del sys.modules['torch']
 
 
 class Progress:

@@ -5,6 +5,7 @@ phase trains or whose statistics it updates, the optimizer's state and the posit
 checkpoint is never read again, and adaptation is never applied twice.
 """
 
+import time
 from collections.abc import Mapping
 from contextlib import closing
 from dataclasses import asdict, dataclass
@@ -66,6 +67,7 @@ class RunStore:
             files.last, keep=2, remedy='Delete that directory to go on from the save before it, or from the start where there is none.'
         )
         self._best = RunCheckpoints(files.best, keep=None, remedy=f'Delete {files.last} to train again from the start, to the same result.')
+        self._clock, self._spent = time.monotonic(), 0.0  # seconds of the sessions before
         self._best_total = 0  # of the newest save in `_last`: what was best before it is no longer needed
 
     def start_or_resume(self) -> tuple[Frozen, State, Position]:
@@ -86,7 +88,10 @@ class RunStore:
         leaves, meta = self._base.restore(0, templates_of(self.experiment.net.shapes, self._sharding))
         self.frozen_before = meta['frozen']
         steps = self._last.steps()
-        at = Position(**self._last.meta(steps[-1])['position']) if steps else Position()
+        at = Position()
+        if steps:
+            meta = self._last.meta(steps[-1])
+            at, self._spent = Position(**meta['position']), meta['seconds']
         frozen, state = self._restore(at, leaves) if steps else self._begin(0, leaves)
         self._goes_on(at)
         return frozen, state, at
@@ -100,11 +105,15 @@ class RunStore:
         at = Position(**self._last.meta(steps[-1])['position'])
         return at.done and at.phase == len(self.experiment.plan.phases) - 1
 
+    def seconds(self) -> float:
+        """What the run has taken, over all its sessions; what a kill undid is not counted."""
+        return self._spent + time.monotonic() - self._clock
+
     def save(self, frozen: Frozen, state: State, at: Position) -> None:
         """Save the state in the background, once all that it relies on is on disk."""
         self.wait()
         self._best.prune(lambda total: total >= self._best_total)
-        self._last.save(at.total, self._flat(frozen, state, at.phase), {'position': asdict(at)})
+        self._last.save(at.total, self._flat(frozen, state, at.phase), {'position': asdict(at), 'seconds': self.seconds()})
         self._best_total = at.best_total
 
     def save_best(self, leaves: Mapping[str, jax.Array], at: Position) -> None:

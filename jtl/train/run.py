@@ -1,6 +1,5 @@
 """One run from its config to its report: preflight, training, evaluation of every split, result.json, bundle, report."""
 
-import time
 from collections.abc import Callable, Mapping
 from contextlib import closing
 from typing import Any
@@ -38,7 +37,6 @@ def run(config: Any, workdir: str, *, data: Data | None = None, say: Callable[[s
     Raises:
       UserError: anything that a user can mend.
     """
-    started = time.monotonic()
     files = run_files(workdir)
     stored = plan_going_on(files, checked(config))
     experiment = build(config, data=data, stored=stored)
@@ -56,7 +54,7 @@ def run(config: Any, workdir: str, *, data: Data | None = None, say: Callable[[s
         if before != after:
             raise RuntimeError(f'The frozen part changed during training: checksum {before} before, {after} after. This is a bug in jtl.')
         evaluations = {name: evaluate(predict, leaves, experiment, split) for name, split in experiment.data.splits.items() if len(split)}
-        result = _result(experiment, evaluations, at, before, after, time.monotonic() - started)
+        result = _result(experiment, evaluations, at, before, after, store.seconds())
         write_bundle(
             files.bundle,
             net=experiment.net,

@@ -81,7 +81,7 @@ def make_step(
         updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
         params = optax.apply_updates(state.params, updates)
         ema = ema_update(state.ema, params, phase.ema, state.step) if phase.ema else state.ema
-        finite = jnp.isfinite(loss) & jnp.isfinite(norm) & jnp.isfinite(extra)
+        finite = jnp.isfinite(loss + extra + norm + optax.tree.norm(updates))
         w = state.window
         return state.replace(
             step=state.step + 1,

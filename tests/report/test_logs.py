@@ -1,6 +1,9 @@
 import io
 import json
 import math
+import os
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -114,3 +117,11 @@ def test_a_bar_is_drawn_on_a_terminal(monkeypatch):
         progress.say('[red]not markup')
     text = stream.getvalue()
     assert '4/10' in text and '[probe]' in text and 'loss 0.5000' in text and '100 examples/s' in text and '[red]not markup' in text
+
+
+def test_events_leave_torch_alone_where_it_is_installed(tmp_path):
+    (tmp_path / 'torch.py').write_text(f'open({str(tmp_path / "imported")!r}, "w")\n')
+    code = f"import sys\nfrom jtl.report.logs import Events\nEvents({str(tmp_path / 'events')!r}).close()\nprint('torch' in sys.modules)\nimport torch"
+    done = subprocess.run([sys.executable, '-c', code], env={**os.environ, 'PYTHONPATH': str(tmp_path)}, capture_output=True, text=True)
+    assert done.stdout.strip() == 'False', done.stderr
+    assert (tmp_path / 'imported').exists(), 'afterwards it can be imported'

@@ -48,7 +48,6 @@ class Runs:
         }
         np.savez(folder / 'digits.npz', **arrays)
         (folder / 'config.py').write_text(CONFIG.format(data=str(folder / 'digits.npz')))
-        (folder / 'torch.py').write_text('raise ImportError')  # tensorboardX would import it, which takes seconds
         self.folder, self.overrides = folder, overrides
         self.environment = {
             **os.environ,
