@@ -4,6 +4,8 @@ Two 3x3 convolutions (32 and 64 channels), each with a 2x2 max-pool, a dense lay
 10 epochs.
 
     jtl train --config=configs/cnn_scratch.py --workdir=runs/cnn_scratch
+
+Test accuracy 98.9 % (355 pictures, one seed), 13 seconds on 2 CPU cores.
 """
 
 from jtl import default_config
