@@ -23,7 +23,7 @@ from jtl.train.state import State, empty_window, merged
 
 
 class NonFiniteError(UserError):
-    """The loss or a gradient became NaN or infinite."""
+    """The loss, a gradient or an update became NaN or infinite."""
 
 
 def train(experiment: Experiment, files: RunFiles, store: RunStore, predict: Callable[..., Any]) -> tuple[dict[str, jax.Array], Position]:
@@ -38,7 +38,7 @@ def train(experiment: Experiment, files: RunFiles, store: RunStore, predict: Cal
       The leaves that the run ends with (`config.select`), and the position.
 
     Raises:
-      NonFiniteError: the loss or a gradient is not finite; no checkpoint is written from then on.
+      NonFiniteError: the loss, a gradient or an update is not finite; no checkpoint is written from then on.
       UserError: the run directory holds something else.
       SystemExit, KeyboardInterrupt: SIGTERM or SIGINT came; the step was finished and saved.
     """
@@ -122,7 +122,7 @@ def _check_finite(state: State, phase: str, at: Position) -> None:
         else 'the parameters are still finite'
     )
     raise NonFiniteError(
-        f'The loss or a gradient is not finite at step {total} (phase {phase}, step {bad + 1}); {where}. The checkpoints before it are untouched. '
+        f'The loss, a gradient or an update is not finite at step {total} (phase {phase}, step {bad + 1}); {where}. The checkpoints before it are untouched. '
         'Lower optimizer.lr, set optimizer.clip, or look for bad values in the data.'
     )
 

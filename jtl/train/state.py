@@ -37,7 +37,7 @@ class State(struct.PyTreeNode):
       opt_state: of the phase's optimizer.
       ema: moving averages of `params`; empty without EMA.
       window: sums for the log.
-      bad_step: () int32, the first step of this phase with a loss or gradient that was not finite; -1.
+      bad_step: () int32, the first step of this phase with a loss, gradient or update that was not finite; -1.
       key: (2,) uint32, the run's key data; constant.
     """
 

@@ -109,7 +109,7 @@ def test_values_that_are_not_finite_stop_the_run_and_leave_the_checkpoints(where
     messages = []
     for _ in range(2):
         with pytest.raises(
-            NonFiniteError, match=r'not finite at step 6 \(phase wild, step 2\); 2 of 2 trainable leaves are no longer'
+            NonFiniteError, match=r'not finite at step 5 \(phase wild, step 1\); 2 of 2 trainable leaves are no longer'
         ) as caught:
             go(where, **fields)
         messages.append(str(caught.value))

@@ -97,7 +97,7 @@ def test_a_run_that_blows_up_says_where_and_says_it_again(folder, jtl):
         assert code == 2 and 'Traceback' not in err and not (folder / 'wild' / 'result.json').exists()
         said.append(err[err.index('jtl train: ') :])
     assert said[0] == said[1]
-    assert re.match(r'jtl train: The loss or a gradient is not finite at step \d \(phase full, step \d\); ', said[0])
+    assert re.match(r'jtl train: The loss, a gradient or an update is not finite at step \d \(phase full, step \d\); ', said[0])
 
 
 @pytest.mark.parametrize(('steps', 'message'), [('0', 'a number of steps of at least 1'), ('3', 'there is no run in .*nothing yet')])

@@ -193,6 +193,8 @@ def test_the_average_follows_the_trainables():
 
 
 def test_the_first_step_that_is_not_finite_is_kept():
-    e = tiny.experiment(tune=tiny.recipe('probe'), optimizer={'lr': 3e38})  # the first update overflows, the second loss shows it
+    e = tiny.experiment(tune=tiny.recipe('probe'), optimizer={'lr': 3e38})  # the first update overflows
     _, states = tiny.train(e, 4)
-    assert [int(state.bad_step) for state in states] == [-1, 1, 1, 1]
+    assert [int(state.bad_step) for state in states] == [0, 0, 0, 0]
+    _, states = tiny.train(tiny.experiment(tune=tiny.recipe('probe'), optimizer={'lr': 1e-2}), 2)
+    assert [int(state.bad_step) for state in states] == [-1, -1]
