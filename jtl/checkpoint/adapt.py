@@ -12,79 +12,23 @@ or declared new. One key may feed several leaves only through several rules: `pa
 
 import re
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
-from typing import Any, Literal, NamedTuple
+from dataclasses import replace
+from typing import Any, Literal
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 
 from jtl.checkpoint.base import Checkpoint, CheckpointError
 from jtl.checkpoint.leaf import Function, apply, describe, spec_after
 from jtl.checkpoint.load_report import Problem, problem_text
+from jtl.checkpoint.origin import Adaptation, Ignored, LeafOrigin, Source, Spec
 from jtl.checkpoint.tables import NameTable, choose_table, fits, named_by, source_of
 from jtl.errors import UserError, did_you_mean, nearest
 from jtl.rules import Rule, RuleError, resolve
 
 __all__ = ['Adaptation', 'Ignored', 'LeafOrigin', 'NameTable', 'Source', 'adapt', 'choose_table', 'fits', 'read', 'split_targets']
 
-Spec = jax.ShapeDtypeStruct
 _NEW_HEAD = Rule('heads/.*', None, optional=True, origin="config.init_head='new'")
-
-
-class Source(NamedTuple):
-    """An open checkpoint and the table to read it by."""
-
-    checkpoint: Checkpoint
-    table: NameTable
-
-
-@dataclass(frozen=True)
-class LeafOrigin:
-    """Where one leaf of the model comes from.
-
-    Attributes:
-      path: of the leaf.
-      status: 'loaded' (under its own name, perhaps below a prefix), 'renamed', 'adapted' (by leaf functions), or 'new'.
-      target: shape and dtype in the model.
-      key: in the checkpoint; None for 'new'.
-      functions: done to the array of `key`, in order.
-      source: shape and dtype of `key`.
-      subtree: which of the sources; None for 'new'.
-      rule: the loading rule that decided; None where no source covers the path.
-    """
-
-    path: str
-    status: Literal['loaded', 'renamed', 'adapted', 'new']
-    target: Spec
-    key: str | None = None
-    functions: tuple[Function, ...] = ()
-    source: Spec | None = None
-    subtree: str | None = None
-    rule: Rule | None = None
-
-    @property
-    def cast(self) -> bool:
-        """Whether the float dtype changes on the way."""
-        return self.source is not None and self.source.dtype != self.target.dtype
-
-
-class Ignored(NamedTuple):
-    """A key of a checkpoint that is declared not to be read, and by what."""
-
-    subtree: str
-    key: str
-    spec: Spec
-    by: str
-
-
-@dataclass(frozen=True)
-class Adaptation:
-    """Every leaf with its origin in the order of the targets, every ignored key, and the sources by subtree."""
-
-    origins: dict[str, LeafOrigin]
-    ignored: tuple[Ignored, ...]
-    sources: Mapping[str, Source]
 
 
 def adapt(

@@ -3,14 +3,12 @@
 import math
 import re
 from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, Final, NamedTuple, TypeVar
+from typing import Any, Final, NamedTuple, TypeVar
 
 from jtl.checkpoint.collapse import collapse
 from jtl.checkpoint.leaf import describe
+from jtl.checkpoint.origin import Adaptation, Source
 from jtl.errors import nearest
-
-if TYPE_CHECKING:
-    from jtl.checkpoint.adapt import Adaptation, Source
 
 _T = TypeVar('_T')
 _MOST_ROWS = 30
@@ -70,7 +68,7 @@ class LoadRow(NamedTuple):
     members: tuple[str, ...]
 
 
-def load_table(adaptation: 'Adaptation') -> list[LoadRow]:
+def load_table(adaptation: Adaptation) -> list[LoadRow]:
     """The rows of a load, in the model's order, then the ignored keys."""
     origins = adaptation.origins
     readers: dict[tuple[str | None, str | None, Any], int] = {}  # leaves that read a key in the same way are tied
@@ -94,7 +92,7 @@ def load_table(adaptation: 'Adaptation') -> list[LoadRow]:
     return rows
 
 
-def load_text(adaptation: 'Adaptation') -> str:
+def load_text(adaptation: Adaptation) -> str:
     """The load table as text: sources, rows, a sentence for each status, and totals."""
     rows = load_table(adaptation)
     lines = [
