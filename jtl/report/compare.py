@@ -18,7 +18,7 @@ def compare_table(comparison: Mapping[str, Any]) -> str:
       comparison: the content of comparison.json.
     """
     headers, rows = _recipe_rows(comparison)
-    parts = [text_table(headers, rows)]
+    parts = [text_table(headers, rows), '\n'.join(_choices(comparison))]
     paired = _paired_rows(comparison)
     if paired:
         parts.append(text_table(['paired difference', 'metric', 'mean', '95 % interval', 'seeds'], paired))
@@ -44,7 +44,12 @@ def compare_report(comparison: Mapping[str, Any], links: Mapping[str, str]) -> s
     interval = 'Difference of each pair of runs of one seed (dots), its mean (diamond) and the 95 % interval of the mean (line).'
     parts = [
         section('Verdict', _cards(values, comparison), [_said(sentence) for sentence in sentences]),
-        section('Recipes', table(headers, rows, numeric=range(1, len(headers))), lead='Mean ± standard deviation over seeds.'),
+        section(
+            'Recipes',
+            table(headers, rows, numeric=range(1, len(headers))),
+            [tag('p', sentence) for sentence in _choices(comparison)],
+            lead='Mean ± standard deviation over seeds.',
+        ),
         section('Every seed', figure(compare_plot(values, primary), spread) if values else None),
         section(
             'Paired differences',
@@ -56,6 +61,19 @@ def compare_report(comparison: Mapping[str, Any], links: Mapping[str, str]) -> s
     seeds = comparison.get('seeds', ())
     subtitle = f'{plural(len(recipes), "recipe")}, {plural(len(seeds), "seed")} each, on the same data, splits and steps'
     return page('Was transfer worth it?', subtitle, parts)
+
+
+def _choices(comparison: Mapping[str, Any]) -> list[str]:
+    """A sentence for each recipe that ran with several settings: which was kept, and how all did on what they were chosen by."""
+    sentences = []
+    for name, figures in comparison['recipes'].items():
+        tried = []
+        for choice, metrics in figures.get('choices', {}).items():
+            metric, figure = next(iter(metrics.items()))
+            tried.append(f'{choice} {_value(metric, figure)}{" %" if is_share(metric) else ""}')
+        if tried:
+            sentences.append(f'{name} keeps {figures["chosen"]}, the best on validation ({metric}: {"; ".join(tried)}).')
+    return sentences
 
 
 def _verdict(comparison: Mapping[str, Any]) -> list[str]:

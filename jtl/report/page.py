@@ -143,6 +143,6 @@ img.plot { max-width: 100%; height: auto; display: block; }
 .mistakes img { height: 128px; max-width: 100%; object-fit: contain; image-rendering: auto; } .mistakes img.tiny { image-rendering: pixelated; }
 .from { color: var(--soft); font-size: .76rem; }
 details { margin: .7rem 0; } summary { cursor: pointer; color: var(--accent); }
-ul.columns { columns: 14rem; }
+ul.columns { columns: 20rem; } ul.columns li { overflow-wrap: anywhere; }
 ul { padding-left: 1.2rem; margin: .4rem 0; }
 """

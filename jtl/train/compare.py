@@ -119,7 +119,10 @@ def gather(results: Mapping[tuple[str, str], Sequence[Mapping[str, Any]]], names
         figures['runs'] = ['/'.join(part for part in (name, chosen, f'seed_{seed}') if part) for seed in seeds]
         if len(choices) > 1:
             figures['chosen'] = chosen
-            figures['choices'] = {choice: spread([r['metrics'][primary] for r in tried]) for choice, tried in choices.items()}
+            shown = dict.fromkeys([f'validation/{first["primary"]}', primary])
+            figures['choices'] = {
+                choice: {metric: spread([r['metrics'][metric] for r in tried]) for metric in shown} for choice, tried in choices.items()
+            }
         recipes[name] = figures
     base = BASELINE if BASELINE in names else names[0]
     paired = {

@@ -6,6 +6,7 @@ import pytest
 
 import jtl
 from jtl.errors import UserError
+from jtl.report.compare import compare_report, compare_table
 from jtl.train.compare import best_choice, compare, gather, job_config
 
 
@@ -49,7 +50,12 @@ def test_the_choice_is_made_on_validation_not_on_test():
     figures = gather(runs, ['scratch'], [0, 1])['recipes']['scratch']
     assert figures['chosen'] == 'lr=2'
     assert figures['test/accuracy']['mean'] == pytest.approx(0.3)
-    assert figures['choices']['lr=1']['mean'] == pytest.approx(0.9)
+    assert figures['choices']['lr=1']['test/accuracy']['mean'] == pytest.approx(0.9)
+    assert next(iter(figures['choices']['lr=1'])) == 'validation/accuracy'
+    sentence = 'scratch keeps lr=2, the best on validation (validation/accuracy: lr=1 15.0 ± 7.1 %; lr=2 55.0 ± 7.1 %).'
+    found = gather(runs, ['scratch'], [0, 1])
+    assert sentence in compare_table(found)
+    assert sentence in compare_report(found, {})
     losses = {'a': [result(0.5, 3.0)], 'b': [result(0.5, 2.0)]}
     assert best_choice(losses, 'accuracy', maximize=False) == 'b'
     with pytest.raises(UserError, match='validation split'):
