@@ -4,6 +4,10 @@
     jtl train --config=configs/clothing.py --config.data.root=DIR --workdir=runs/clothing
 
 DIR holds train/, validation/ and test/ with a folder for each class, or the class folders alone.
+
+Measured on the clothing data set (small, 10 classes, CC0) resized to 192 px, test accuracy on 372 images: with --config.data.shots=60
+--config.steps=120 and three seeds scratch 23.7, probe 80.4, lp_ft 80.2, layerwise 79.3 %; with all 3068 images and 200 steps probe
+86.6 %. On Linux CPUs the environment variable GLIBC_TUNABLES=glibc.malloc.hugetlb=1 saves a third of the time of a step.
 """
 
 from jtl import default_config
