@@ -8,6 +8,7 @@ import jax
 import numpy as np
 
 from jtl.bundle import write_bundle
+from jtl.checkpoint.load_report import load_text
 from jtl.data.base import Data
 from jtl.data.pipeline import eval_batches
 from jtl.data.preflight import Preflight, preflight
@@ -44,6 +45,8 @@ def run(config: Any, workdir: str, *, data: Data | None = None, say: Callable[[s
     if found.unreadable:
         experiment = build(config, data=found.data, stored=stored)  # without them: splits and steps count what is left
     say(found.text())
+    if experiment.adaptation is not None:
+        say(load_text(experiment.adaptation))
     with alone(files), closing(RunStore(files, experiment)) as store:
         if files.result.exists() and store.finished():
             say(f'{files.root}: this run is finished. Go on with --extend=STEPS, or give another --workdir.')

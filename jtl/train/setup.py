@@ -14,7 +14,6 @@ from jtl.checkpoint import adapt
 from jtl.data import load_data
 from jtl.data.base import Data
 from jtl.data.inputs import prepare_inputs
-from jtl.data.pipeline import epoch_steps
 from jtl.defaults import OPEN_SECTIONS, default_config
 from jtl.errors import UserError, did_you_mean
 from jtl.keys import derive
@@ -161,11 +160,6 @@ def phases_of(plain: Mapping[str, Any], net: Net, examples: int) -> tuple[Phase,
             raise UserError(f'config.extend: numbers of steps of at least 1, found {more!r}.')
         phases = (*phases, replace(phases[-1], name=f'extend_{k + 1}', steps=more))
     return phases
-
-
-def steps_per_epoch(experiment: Experiment) -> int:
-    """Steps that see each training example at least once."""
-    return epoch_steps(len(experiment.data.splits['train']), experiment.config['batch_size'])
 
 
 def load_leaves(experiment: Experiment) -> dict[str, jax.Array]:
