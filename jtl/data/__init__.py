@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from jtl.data.base import Data
+from jtl.data.orientations import with_orientations
 from jtl.data.select import keep_classes, keep_shots, make_split
 from jtl.errors import UserError, did_you_mean
 from jtl.names import lookup
@@ -25,6 +26,7 @@ def defaults() -> dict[str, Any]:
         'root': '',  # the folder, the .npz file, the TFDS data directory; '' is the source's own (gs:// works for folder, arrays, TFDS)
         'shots': 0,  # training examples a class, chosen by data.seed; 0: all
         'classes': (),  # class names to keep, numbered in this order; (): all
+        'orientations': 1,  # 4 or 8: every picture turned (and mirrored), each orientation of a class a class of its own
         'validation': 0.1,  # share of train that becomes validation where the data bring none; 0.0: no validation
         'test': 0.2,  # the same for test
         'seed': 0,  # of splits and shots; apart from the run's seed, so that seeds compare on the same data
@@ -41,7 +43,7 @@ def load_data(section: Mapping[str, Any]) -> Data:
 
     Args:
       section: the fields of `defaults()`; those left out take their default. `name` may be a user's own function,
-        `(section) -> Data`, to whose result `classes`, `validation`, `test` and `shots` apply as to any other.
+        `(section) -> Data`, to whose result `classes`, `validation`, `test`, `shots` and `orientations` apply as to any other.
 
     Returns:
       The data; `notes` says what was chosen and what fell short.
@@ -63,7 +65,7 @@ def load_data(section: Mapping[str, Any]) -> Data:
             data = make_split(data, name, section[name], section['seed'])
     if section['shots']:
         data = keep_shots(data, section['shots'], section['seed'])
-    return data
+    return with_orientations(data, section['orientations'])
 
 
 def _source(name: str) -> Any:
