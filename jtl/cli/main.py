@@ -6,6 +6,7 @@ import os
 import sys
 from collections.abc import Sequence
 
+from jtl.cli.memory import use_huge_pages
 from jtl.errors import UserError
 
 COMMANDS = {
@@ -17,6 +18,14 @@ COMMANDS = {
     'inspect': 'what a checkpoint holds',
     'convert': 'a checkpoint in another format',
 }
+_COMPUTE = ('train', 'evaluate', 'predict', 'compare')
+
+
+def script() -> int:
+    """What the shell's `jtl` runs: `main`, for commands that compute in a process with huge pages."""
+    if sys.argv[1:2] and sys.argv[1] in _COMPUTE:
+        use_huge_pages()
+    return main()
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -50,4 +59,4 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 if __name__ == '__main__':
-    sys.exit(main())
+    sys.exit(script())
