@@ -18,7 +18,7 @@ from etils import epath
 
 from jtl import config as configs
 from jtl.checkpoint.base import CheckpointError
-from jtl.data.images import prepare
+from jtl.data.images import EXTENSIONS, prepare
 from jtl.data.inputs import prepare_inputs
 from jtl.errors import UserError
 from jtl.models import build_model
@@ -174,14 +174,13 @@ def load_bundle(where: str) -> Bundle:
 
 def find_pictures(places: Sequence[str]) -> list[Path]:
     """The picture files named, and those below the folders named, in order. UserError for a place that is not there or holds none."""
-    suffixes = {'.jpg', '.jpeg', '.png', '.bmp', '.webp', '.gif', '.tif', '.tiff'}
     found: list[Path] = []
     for place in places:
         path = Path(place).expanduser()
         if path.is_dir():
-            inside = sorted(p for p in path.rglob('*') if p.suffix.lower() in suffixes)
+            inside = sorted(p for p in path.rglob('*') if p.suffix.lower() in EXTENSIONS)
             if not inside:
-                raise UserError(f'{place}: no pictures below this folder ({", ".join(sorted(suffixes))}).')
+                raise UserError(f'{place}: no pictures below this folder ({", ".join(EXTENSIONS)}).')
             found += inside
         elif path.is_file():
             found.append(path)
