@@ -7,7 +7,7 @@ take 20 steps; scratch runs with three learning rates and keeps the one that is 
 
 Test accuracy, mean and standard deviation over the five seeds, 2 CPU cores, 45 seconds:
 
-    scratch  84.4 +- 0.8 %  (lr 0.01 of 0.01, 0.005, 0.0025: 84.4, 84.0, 82.3)
+    scratch  84.4 +- 0.8 %  (lr 0.01 of 0.02, 0.01, 0.005: 50.1, 84.4, 84.0; the best on validation)
     full     95.1 +- 1.2 %  full - scratch: +10.7 points, 95 % interval +9.6 to +11.8
 
 What transfer gives here is mostly a head start: with --config.steps=60 scratch has 89.5 +- 4.0 and full 92.9 +- 0.6 %, +3.4 points (-2.0
@@ -36,5 +36,5 @@ def get_config():
     config.log_every = 5
     config.compare.recipes = ('scratch', 'full')
     config.compare.seeds = 5
-    config.compare.grid = {'scratch': ('optimizer.lr', (0.01, 0.005, 0.0025))}
+    config.compare.grid = {'scratch': ('optimizer.lr', (0.02, 0.01, 0.005))}
     return config
