@@ -11,11 +11,10 @@ SCRIPT = """
 import json, os, sys
 from pathlib import Path
 from jtl.cli.memory import use_huge_pages
+sys.platform = 'linux'  # what is done there can be looked at anywhere
 print(json.dumps([os.getpid(), os.environ.get('GLIBC_TUNABLES'), sys.argv[1:]]), flush=True)
 use_huge_pages(Path(sys.argv[1]))
 """
-
-pytestmark = pytest.mark.skipif(sys.platform != 'linux', reason='glibc')
 
 
 def starts(kernel, tunables):
