@@ -5,9 +5,9 @@
 
 DIR holds train/, validation/ and test/ with a folder for each class, or the class folders alone.
 
-Measured on the clothing data set (small, 10 classes, CC0) resized to 192 px, test accuracy on 372 images: with --config.data.shots=60
---config.steps=120 and three seeds scratch 23.7, probe 80.4, lp_ft 80.2, layerwise 79.3 %; with all 3068 images and 200 steps probe
-86.6 %. On Linux CPUs the environment variable GLIBC_TUNABLES=glibc.malloc.hugetlb=1 saves a third of the time of a step.
+Measured on the clothing data set (small, 10 classes, CC0) resized to 192 px, 2 CPU cores, test accuracy on 372 images: with
+--config.data.shots=60, mean and standard deviation of three seeds, scratch 38.5 +- 1.5, probe 80.9 +- 4.1, lp_ft 82.7 +- 2.5, layerwise
+83.0 +- 3.5 %; with all 3068 images, one seed, lp_ft 87.4 %.
 """
 
 from jtl import default_config
