@@ -94,13 +94,14 @@ def _cards(values: Mapping[str, Sequence[float]], comparison: Mapping[str, Any])
 
 
 def _metrics(comparison: Mapping[str, Any]) -> list[str]:
-    """The primary metric first, then the other metrics of the same split, and the loss of it last."""
-    primary = comparison['primary']
+    """The primary metric first, then the other metrics of the same split, and its loss last, unless that is the nll once more."""
+    primary, recipes = comparison['primary'], comparison['recipes']
     split = primary.partition('/')[0]
-    known = dict.fromkeys(
-        name for figures in comparison['recipes'].values() for name, value in figures.items() if isinstance(value, Mapping)
-    )
+    known = dict.fromkeys(name for figures in recipes.values() for name, value in figures.items() if isinstance(value, Mapping))
     others = [name for name in known if name.count('/') == 1 and name.startswith(f'{split}/') and name != primary]
+    nll, loss = f'{split}/nll', f'{split}/loss'
+    if loss in others and nll in known and all(_value(loss, f.get(loss)) == _value(nll, f.get(nll)) for f in recipes.values()):
+        others.remove(loss)
     return [primary, *sorted(others, key=lambda name: name.endswith('/loss'))]
 
 

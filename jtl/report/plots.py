@@ -132,6 +132,7 @@ def compare_plot(values: Mapping[str, Sequence[float]], metric: str) -> str:
     """For each recipe every seed as a dot, the mean as a line, and one standard deviation each side of it."""
     with picture(7.0, 0.9 + 0.5 * max(len(values), 1)) as drawn:
         axes = drawn.figure.add_subplot()
+        axes.use_sticky_edges = False  # else the plot ends where the lowest band begins, through its dot
         scale = 100.0 if is_share(metric) else 1.0
         for i, (_, seeds) in enumerate(values.items()):
             x = scale * np.asarray(seeds, np.float64)

@@ -37,3 +37,11 @@ def test_one_seed_other_metrics_and_nothing_paired(read):
     bare = {'recipes': {'probe': figures}, 'primary': 'test/rmse', 'maximize': False, 'seeds': [0]}
     assert compare_table(bare).splitlines()[2].split() == ['probe', '1.235', '2', '–', '–', '–']
     read(compare_report(bare, {}))
+
+
+def test_a_loss_that_is_the_nll_once_more_is_not_shown_twice(comparison):
+    for figures in comparison['recipes'].values():
+        figures['test/nll'] = dict(figures['test/loss'])
+    assert 'test/nll' in compare_table(comparison) and 'test/loss' not in compare_table(comparison)
+    comparison['recipes']['probe']['test/loss'] = {'mean': 9.0, 'std': 0.5, 'values': [8.5, 9.5]}  # as with label smoothing
+    assert 'test/nll' in compare_table(comparison) and 'test/loss' in compare_table(comparison)
