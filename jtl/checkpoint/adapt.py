@@ -19,7 +19,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jtl.checkpoint.base import Checkpoint, CheckpointError
-from jtl.checkpoint.leaf import Function, apply, describe, spec_after
+from jtl.checkpoint.leaf import Function, apply, describe, fit, spec_after
 from jtl.checkpoint.load_report import Problem, problem_text
 from jtl.checkpoint.origin import Adaptation, Ignored, LeafOrigin, Source, Spec
 from jtl.checkpoint.tables import NameTable, choose_table, fits, named_by, source_of
@@ -172,12 +172,17 @@ def _origins(
             problems.append(Problem('missing', path, 'the checkpoint has no such key', key, subtree))
             continue
         spec = checkpoint.specs[key]
+        trouble = ''
+        try:
+            functions = fit(functions, spec, target.shape, key)
+        except UserError as error:
+            trouble = str(error).rstrip('.')
         status: Literal['loaded', 'renamed', 'adapted'] = (
             'adapted' if functions else 'loaded' if f'/{key}'.endswith(f'/{path}') else 'renamed'
         )
         origins[path] = LeafOrigin(path, status, target, key, functions, spec, subtree, rule)
         readers.setdefault((index, key), []).append(path)
-        trouble = _mismatch(key, functions, spec, target)
+        trouble = trouble or _mismatch(key, functions, spec, target)
         if trouble:
             problems.append(Problem('mismatched', path, trouble, key, subtree))
     for (_, key), paths in readers.items():
@@ -217,15 +222,23 @@ def _unread(subtree: str, checkpoint: Checkpoint, origins: Mapping[str, LeafOrig
 def _dropped_parts(readers: Sequence[LeafOrigin]) -> str:
     """Which parts of a split key nobody reads; '' where it is read in whole, by one leaf or by all parts of one split."""
     splits: dict[tuple[Any, ...], set[int]] = {}
+    cuts: dict[tuple[Any, ...], set[str]] = {}  # 'take' reads what stands before a place, 'skip' the rest
     for origin in readers:
-        place = next((k for k, function in enumerate(origin.functions) if function[0] == 'part'), None)
+        place = next((k for k, function in enumerate(origin.functions) if function[0] in ('part', 'take', 'skip')), None)
         if place is None:
             return ''
-        _, i, n, axis = origin.functions[place]
-        splits.setdefault((origin.functions[:place], n, axis), set()).add(i)
-    if any(len(have) == n for (_, n, _), have in splits.items()):
+        kind, *numbers = origin.functions[place]
+        if kind == 'part':
+            i, n, axis = numbers
+            splits.setdefault((origin.functions[:place], n, axis), set()).add(i)
+        else:
+            cuts.setdefault((origin.functions[:place], *numbers), set()).add(kind)
+    if any(len(have) == n for (_, n, _), have in splits.items()) or any(len(have) == 2 for have in cuts.values()):
         return ''
-    return '; '.join(f'of {n} parts {sorted(set(range(n)) - have)} are read by no leaf' for (_, n, _), have in splits.items())
+    dropped = [f'of {n} parts {sorted(set(range(n)) - have)} are read by no leaf' for (_, n, _), have in splits.items()]
+    rest = {'take': 'all but the first', 'skip': 'the first'}
+    dropped += [f'{rest[have.pop()]} {n} along axis {axis} are read by no leaf' for (_, n, axis), have in cuts.items()]
+    return '; '.join(dropped)
 
 
 def _declared(subtree: str, table: NameTable, others: Sequence[str], head: str) -> Callable[[str], str]:

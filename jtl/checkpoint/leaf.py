@@ -11,6 +11,15 @@ JSON. `apply` runs on numpy arrays and under `jax` tracing alike, so that planni
 | `('flip', axis)` | `axis` in reverse order (BGR to RGB) |
 | `('squeeze', axis)` | drops `axis`, which has size 1 |
 | `('expand', axis)` | puts in an axis of size 1, to stand at `axis` of the result |
+| `('take', n, axis)` | the first `n` along `axis` |
+| `('skip', n, axis)` | all but the first `n` along `axis` |
+| `('grid', h, w)` | position embeddings (h * w, D) on their grid, resized to that of the leaf, bicubic with antialiasing |
+| `('torch_grid', h, w)` | the same as PyTorch interpolates by default, for models that do so when they run |
+| `('patch',)` | a patch kernel (h, w, C, D) for the patch size of the leaf |
+| `('channels',)` | a first kernel (h, w, C, D) for the number of input channels of the leaf |
+
+The last four fit an array to its leaf: `fit` writes the leaf's sizes behind their numbers, `('grid', 14, 14, 24, 24)`, or takes them out
+where there is nothing to do. The grid of the source is always told, never guessed from the count of tokens.
 
 >>> apply((('transpose', 1, 0), ('part', 1, 2, -1)), np.arange(6).reshape(2, 3)).tolist()
 [[3], [4], [5]]
@@ -24,6 +33,7 @@ from typing import Any, Final, NamedTuple
 import jax
 import numpy as np
 
+from jtl.checkpoint.resample import fit_channels, resize_grid, resize_patch
 from jtl.errors import UserError, did_you_mean
 
 Function = tuple[Any, ...]
@@ -60,6 +70,35 @@ def spec_after(functions: Sequence[Function], spec: jax.ShapeDtypeStruct, key: s
     return jax.ShapeDtypeStruct(out.shape, spec.dtype)
 
 
+def fit(functions: Sequence[Function], spec: jax.ShapeDtypeStruct, target: Sequence[int], key: str = '') -> tuple[Function, ...]:
+    """The functions with the leaf's sizes written into those that fit an array to its leaf; those that have nothing to do are left out.
+
+    >>> fit((('transpose', 2, 3, 1, 0), ('channels',)), jax.ShapeDtypeStruct((8, 3, 3, 3), 'float32'), (3, 3, 1, 8))
+    (('transpose', 2, 3, 1, 0), ('channels', 1))
+
+    Args:
+      functions: leaf functions.
+      spec: shape and dtype of the array they are done to.
+      target: the leaf's shape; functions it has too few axes for stay as they are.
+      key: where the array comes from, for messages.
+
+    Raises:
+      UserError: as in `apply`.
+    """
+    done: list[Function] = []
+    for name, *numbers in as_functions(functions, key):
+        known = _TABLE[name]
+        if known.fits and len(numbers) == known.takes and len(target) > max(known.fits):
+            function = (name, *numbers, *(target[axis] for axis in known.fits))
+            before = spec_after(done, spec, key)
+            if spec_after((*done, function), spec, key).shape == before.shape:
+                continue
+            done.append(function)
+        else:
+            done.append((name, *numbers))
+    return tuple(done)
+
+
 def as_functions(functions: Sequence[Sequence[Any]], where: str = '') -> tuple[Function, ...]:
     """The functions as tuples (a config or JSON may hold lists), checked: name known, right count of whole numbers.
 
@@ -76,7 +115,7 @@ def as_functions(functions: Sequence[Sequence[Any]], where: str = '') -> tuple[F
             raise UserError(f'{start}there is no leaf function {name!r}. {did_you_mean(name, _TABLE)}')
         known = _TABLE[name]
         whole = all(isinstance(n, int) and not isinstance(n, bool) for n in numbers)
-        if not whole or (known.takes is not None and len(numbers) != known.takes):
+        if not whole or (known.takes is not None and len(numbers) not in (known.takes, known.takes + len(known.fits))):
             raise UserError(f'{start}{tuple(function)!r} should be written {known.usage}, with whole numbers.')
         checked.append((name, *numbers))
     return tuple(checked)
@@ -130,6 +169,48 @@ def _expand(x: Any, axis: int) -> Any:
     return x[(slice(None),) * _axis(axis, x.ndim + 1) + (None,)]
 
 
+def _take(x: Any, n: int, axis: int) -> Any:
+    return x[(slice(None),) * _axis(axis, x.ndim) + (slice(None, _some(x, n, axis)),)]
+
+
+def _skip(x: Any, n: int, axis: int) -> Any:
+    return x[(slice(None),) * _axis(axis, x.ndim) + (slice(_some(x, n, axis), None),)]
+
+
+def _some(x: Any, n: int, axis: int) -> int:
+    size = x.shape[_axis(axis, x.ndim)]
+    if not 0 <= n <= size:
+        raise ValueError(f'axis {axis} has size {size}, which has no first {n}')
+    return n
+
+
+def _grid(x: Any, h: int, w: int, *size: int, torch_default: bool = False) -> Any:
+    if x.ndim != 2 or h < 1 or w < 1 or x.shape[0] != h * w:
+        raise ValueError(f'a grid of {h} x {w} needs ({h * w}, D): say which size of picture these weights were trained on')
+    x = x.reshape(h, w, x.shape[1])
+    return resize_grid(x, _sizes(size), torch_default=torch_default) if size else x
+
+
+def _patch(x: Any, *size: int) -> Any:
+    return resize_patch(_kernel(x), _sizes(size)) if size else _kernel(x)
+
+
+def _channels(x: Any, *channels: int) -> Any:
+    return fit_channels(_kernel(x), *_sizes(channels)) if channels else _kernel(x)
+
+
+def _kernel(x: Any) -> Any:
+    if x.ndim != 4:
+        raise ValueError('a kernel has the axes (h, w, C, D)')
+    return x
+
+
+def _sizes(sizes: tuple[int, ...]) -> Any:
+    if min(sizes) < 1:
+        raise ValueError('sizes are whole numbers from 1')
+    return sizes
+
+
 def _axis(axis: int, ndim: int) -> int:
     """`axis` counted from the front."""
     if not -ndim <= axis < ndim:
@@ -141,6 +222,7 @@ class _Known(NamedTuple):
     call: Callable[..., Any]
     takes: int | None  # how many numbers; None: any
     usage: str
+    fits: tuple[int, ...] = ()  # axes of the leaf whose sizes `fit` writes behind the numbers
 
 
 _TABLE: Final = {
@@ -150,4 +232,10 @@ _TABLE: Final = {
     'flip': _Known(_flip, 1, "('flip', axis)"),
     'squeeze': _Known(_squeeze, 1, "('squeeze', axis)"),
     'expand': _Known(_expand, 1, "('expand', axis)"),
+    'take': _Known(_take, 2, "('take', n, axis)"),
+    'skip': _Known(_skip, 2, "('skip', n, axis)"),
+    'grid': _Known(_grid, 2, "('grid', h, w)", (0, 1)),
+    'torch_grid': _Known(partial(_grid, torch_default=True), 2, "('torch_grid', h, w)", (0, 1)),
+    'patch': _Known(_patch, 0, "('patch',)", (0, 1)),
+    'channels': _Known(_channels, 0, "('channels',)", (2,)),
 }

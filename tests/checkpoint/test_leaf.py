@@ -139,7 +139,7 @@ def test_spec_keeps_the_dtype_of_the_source():
         (('flip', '0'), 'whole numbers'),
         (('flip', True), 'whole numbers'),
         (('transposed', 0, 1), "no leaf function 'transposed'.*'transpose'"),
-        (('zzzz',), 'Known: expand, flip'),
+        (('zzzz',), 'Known: channels, expand, flip'),
         ('flip', r"leaf function is a tuple .*found 'flip'"),
         ((), 'leaf function is a tuple'),
     ],
