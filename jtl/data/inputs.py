@@ -4,7 +4,7 @@ from collections.abc import Mapping
 
 import jax
 
-from jtl.data.augment import augment
+from jtl.data.augment import Settings, augment
 from jtl.data.images import normalize
 from jtl.errors import UserError
 from jtl.models.base import Features
@@ -17,7 +17,7 @@ def prepare_inputs(
     preprocessing: Preprocessing,
     *,
     key: jax.Array | None = None,
-    flip: bool = False,
+    settings: Settings | None = None,
 ) -> Features:
     """The net's inputs, inside jit: pictures augmented (with a key) and normalised, everything else as the batch has it.
 
@@ -26,7 +26,7 @@ def prepare_inputs(
       inputs: of the net (`Net.inputs`); their names are batch keys.
       preprocessing: of the weights.
       key: of this step; None as in evaluation.
-      flip: `config.augment.flip`.
+      settings: of augmentation; given where there is a key.
 
     Raises:
       UserError: the net reads what the batch does not have.
@@ -37,8 +37,8 @@ def prepare_inputs(
             raise UserError(f'The model reads {name!r}, which the data do not have; they have {", ".join(batch)}.')
         value = batch[name]
         if name == 'image':
-            if key is not None:
-                value = augment(value, key, size=preprocessing.size, flip=flip)
+            if key is not None and settings is not None:
+                value = augment(value, key, settings, size=preprocessing.size)
             value = normalize(value, preprocessing, spec.dtype)
         found[name] = value
     return found

@@ -12,6 +12,7 @@ from jax.sharding import Mesh
 from jtl import config as configs
 from jtl.checkpoint import adapt
 from jtl.data import load_data
+from jtl.data.augment import settings_of
 from jtl.data.base import Data
 from jtl.data.inputs import prepare_inputs
 from jtl.defaults import OPEN_SECTIONS, default_config
@@ -64,7 +65,7 @@ class Experiment:
 
     def prepare(self, batch: Mapping[str, jax.Array], key: jax.Array | None) -> Features:
         """From a batch to the net's inputs, inside jit; with a key, augmented. See `jtl.train.step.Prepare`."""
-        return prepare_inputs(batch, self.net.inputs, self.preprocessing, key=key, flip=self.config['augment']['flip'])
+        return prepare_inputs(batch, self.net.inputs, self.preprocessing, key=key, settings=settings_of(self.config['augment']))
 
 
 def build(
@@ -140,9 +141,7 @@ def checked(config: Any) -> dict[str, Any]:
     for key, choices in (('select', ('last', 'best')), ('init_head', ('new', 'keep'))):
         if plain[key] not in choices:
             raise UserError(f'config.{key}: {" or ".join(map(repr, choices))}, found {plain[key]!r}.')
-    crop = plain['augment']['crop']
-    if not 0 < crop <= 1:
-        raise UserError(f'config.augment.crop: a fraction in (0, 1], found {crop!r}.')
+    settings_of(plain['augment'])
     if plain['steps'] and plain['epochs']:
         raise UserError(f'config.steps={plain["steps"]} and config.epochs={plain["epochs"]}: set one of them to 0.')
     return plain

@@ -2,7 +2,9 @@ import jax
 import numpy as np
 import pytest
 
-from jtl.data.augment import augment, defaults
+from jtl.data.augment import augment, settings_of
+
+FLIP = settings_of({'flip': True})
 
 
 @pytest.fixture(scope='module')
@@ -21,7 +23,7 @@ def windows(image, size):
 def test_every_result_is_a_window_and_all_windows_occur(images):
     seen = set()
     for step in range(4):
-        found = np.asarray(jax.jit(lambda x, k: augment(x, k, size=(4, 5), flip=True))(images, jax.random.key(step)))
+        found = np.asarray(jax.jit(lambda x, k: augment(x, k, FLIP, size=(4, 5)))(images, jax.random.key(step)))
         assert found.dtype == np.uint8 and found.shape == (64, 4, 5, 3)
         for image, result in zip(images, found, strict=True):
             places = [place for place, window in windows(image, (4, 5)) if (window == result).all()]
@@ -32,14 +34,13 @@ def test_every_result_is_a_window_and_all_windows_occur(images):
 
 def test_an_example_does_not_feel_the_others(images):
     key = jax.random.key(3)
-    whole = augment(images, key, size=(4, 4), flip=True)
-    np.testing.assert_array_equal(augment(images[:9], key, size=(4, 4), flip=True), whole[:9])
+    whole = augment(images, key, FLIP, size=(4, 4))
+    np.testing.assert_array_equal(augment(images[:9], key, FLIP, size=(4, 4)), whole[:9])
     changed = images.copy()
     changed[1:] = 0
-    np.testing.assert_array_equal(augment(changed, key, size=(4, 4), flip=True)[0], whole[0])
-    assert (np.asarray(augment(images, jax.random.key(4), size=(4, 4), flip=True)) != whole).any()
+    np.testing.assert_array_equal(augment(changed, key, FLIP, size=(4, 4))[0], whole[0])
+    assert (np.asarray(augment(images, jax.random.key(4), FLIP, size=(4, 4))) != whole).any()
 
 
 def test_without_crop_and_flip_nothing_changes(images):
-    assert defaults() == {'crop': 1.0, 'flip': False}
-    np.testing.assert_array_equal(augment(images, jax.random.key(0), size=(6, 7), flip=False), images)
+    np.testing.assert_array_equal(augment(images, jax.random.key(0), settings_of({}), size=(6, 7)), images)
