@@ -18,6 +18,7 @@ class NameTable:
     Attributes:
       name: for people, such as 'efficientnet-lite-pytorch'.
       detect: source keys that a checkpoint of this layout has (exact names); all must be there.
+      shapes: source keys and the shapes they have, which tell weights of one layout apart (a position embedding of 197 or 577 tokens).
       rules: patterns on jtl's own paths (parameters and statistics, `backbone/...`); the value is the source-key template
         with back-references, alone or followed by leaf functions: `(r'_blocks.\1.conv.weight', ('transpose', 2, 3, 1, 0))`;
         None starts the leaf new.
@@ -33,6 +34,7 @@ class NameTable:
     rules: tuple[Rule, ...]
     head: tuple[Rule, ...] = ()
     ignore: tuple[str, ...] = ()
+    shapes: tuple[tuple[str, tuple[int, ...]], ...] = ()
     prefix: str = field(default='', compare=False)
 
 
@@ -54,12 +56,18 @@ def fits(table: NameTable, checkpoint: Checkpoint) -> bool:
 
 
 def prefix_of(table: NameTable, checkpoint: Checkpoint) -> str | None:
-    """The shortest prefix, '' or ending in '.' or '/', below which all of `table.detect` is found; None where there is none."""
+    """The shortest prefix, '' or ending in '.' or '/', below which all of `table.detect` is found, of the shapes told; None where there is none."""
     if not table.detect:
         return None
+    specs = checkpoint.specs
     first, *others = table.detect
-    ends = sorted((key[: -len(first)] for key in checkpoint.specs if key.endswith(first)), key=len)
-    return next((p for p in ends if p[-1:] in ('', '.', '/') and all(p + other in checkpoint.specs for other in others)), None)
+    ends = sorted((key[: -len(first)] for key in specs if key.endswith(first)), key=len)
+
+    def fits_below(prefix: str) -> bool:
+        there = all(prefix + other in specs for other in others)
+        return there and all(prefix + key in specs and specs[prefix + key].shape == shape for key, shape in table.shapes)
+
+    return next((p for p in ends if p[-1:] in ('', '.', '/') and fits_below(p)), None)
 
 
 def choose_table(checkpoint: Checkpoint, tables: Sequence[NameTable], paths: Iterable[str], rules: Sequence[Rule] = ()) -> NameTable:

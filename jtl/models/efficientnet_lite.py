@@ -17,7 +17,7 @@ from jax.typing import DTypeLike
 from jtl.checkpoint.adapt import NameTable
 from jtl.errors import UserError
 from jtl.models.base import EVAL, Backbone, Features, Mode, Model, Stage, Weights
-from jtl.models.layers import DepthwiseConv, stochastic_depth
+from jtl.models.layers import DepthwiseConv, batch_norm, stochastic_depth
 from jtl.models.preprocessing import Preprocessing
 from jtl.rules import as_rules
 
@@ -135,14 +135,7 @@ def _conv(module: ConvBN | Block, channels: int, kernel: int, stride: int, name:
 
 
 def _bn(module: ConvBN | Block, mode: Mode, name: str) -> nn.BatchNorm:
-    return nn.BatchNorm(
-        use_running_average=not mode.batch_statistics,
-        momentum=module.bn_momentum,
-        epsilon=1e-3,
-        dtype=module.dtype,
-        param_dtype=module.param_dtype,
-        name=name,
-    )
+    return batch_norm(module, mode, name, epsilon=1e-3)
 
 
 def efficientnet_lite(

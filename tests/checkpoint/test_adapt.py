@@ -315,6 +315,9 @@ def test_a_prefix_ends_at_a_name():
     assert not fits(rule_table(detect=('weight',)), checkpoint({'myweight': filled(1)}))
     assert fits(rule_table(detect=('weight',)), checkpoint({'my.weight': filled(1)}))
     assert not fits(rule_table(detect=()), checkpoint({'a': filled(1)}))
+    assert fits(rule_table(detect=('weight',), shapes=(('weight', (1,)),)), checkpoint({'my.weight': filled(1)}))
+    assert not fits(rule_table(detect=('weight',), shapes=(('weight', (2,)),)), checkpoint({'my.weight': filled(1)}))
+    assert not fits(rule_table(detect=('weight',), shapes=(('bias', (1,)),)), checkpoint({'my.weight': filled(1)}))
 
 
 def test_an_unknown_layout_shows_both_sides_unless_rules_are_given():

@@ -1,4 +1,4 @@
-"""The depthwise convolution against `nn.Conv(feature_group_count=C)`, value and gradients."""
+"""The depthwise convolution against `nn.Conv(feature_group_count=C)`, value and gradients; squeeze-and-excite by hand."""
 
 import flax.linen as nn
 import jax
@@ -6,7 +6,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jtl.models.layers import DepthwiseConv, depthwise_conv, stochastic_depth
+from jtl.models.layers import DepthwiseConv, SqueezeExcite, depthwise_conv, pads, stochastic_depth
 
 
 def _pair(kernel, stride, channels, dtype=jnp.float32):
@@ -42,6 +42,26 @@ def test_equals_grouped_convolution(height, width, kernel, stride):
     assert y.shape == (2, -(-height // stride), -(-width // stride), 3)
     np.testing.assert_allclose(y, y_ref, atol=1e-5)
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-5), grads, grads_ref)
+
+
+@pytest.mark.parametrize(('kernel', 'stride', 'padding'), [(3, 2, 1), (4, 1, 3), (3, 2, 'VALID')])
+def test_padding_and_bias_are_those_of_a_convolution(kernel, stride, padding):
+    x = jax.random.normal(jax.random.key(0), (2, 8, 7, 3))
+    params = {'kernel': jax.random.normal(jax.random.key(1), (kernel, kernel, 1, 3)), 'bias': jnp.arange(3.0)}
+    reference = nn.Conv(3, (kernel, kernel), strides=(stride, stride), padding=pads(padding), feature_group_count=3)
+    ours = DepthwiseConv(kernel, stride, padding, use_bias=True)
+    np.testing.assert_allclose(ours.apply({'params': params}, x), reference.apply({'params': params}, x), atol=1e-5)
+
+
+def test_squeeze_excite_by_hand():
+    """One picture of two pixels and two channels, one reduced channel."""
+    x = jnp.array([[[[1.0, 2.0], [3.0, -6.0]]]])  # means 2 and -2
+    params = {
+        'reduce': {'kernel': jnp.array([[2.0], [1.0]]), 'bias': jnp.array([1.0])},  # relu(2 * 2 - 2 + 1) = 3
+        'expand': {'kernel': jnp.array([[1.0, -1.0]]), 'bias': jnp.array([0.0, 3.0])},  # 3 and 0
+    }
+    gate = 1 / (1 + np.exp(-np.array([3.0, 0.0])))
+    np.testing.assert_allclose(SqueezeExcite(1).apply({'params': params}, x), x * gate, rtol=1e-6)
 
 
 def test_bfloat16_sums_in_float32():
