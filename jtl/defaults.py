@@ -14,7 +14,7 @@ from ml_collections import ConfigDict, config_dict
 
 from jtl import data, optim
 from jtl.config import OPTIONS
-from jtl.data import augment
+from jtl.data import augment, mix
 from jtl.recipes import RECIPES, knobs
 
 OPEN_SECTIONS = (*OPTIONS, 'init_from', 'compare.grid', 'data', 'tune')
@@ -45,7 +45,7 @@ def default_config(**sections: Any) -> ConfigDict:
             'init_ignore': (),  # patterns of checkpoint keys that nobody misses
             'task': {'name': 'classification'},  # see jtl.tasks.TASKS; options of that function stand beside the name
             'data': data.defaults(),
-            'augment': augment.defaults(),
+            'augment': {**augment.defaults(), **mix.defaults()},
             'tune': {'recipe': 'full', **{name: knobs(recipe) for name, recipe in RECIPES.items()}},
             'phases': (),  # used where tune.recipe is ''
             'steps': 0,  # optimizer steps of the run, shared by the phases of a recipe; or:

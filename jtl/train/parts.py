@@ -41,7 +41,13 @@ def start(experiment: Experiment, leaves: Mapping[str, jax.Array], phase: int = 
 def training_step(experiment: Experiment, phase: int = 0) -> Callable[[Frozen, State, Mapping[str, jax.Array]], State]:
     """The compiled step of a phase, `step(frozen, state, batch) -> state`; it overwrites the state it is given."""
     made = make_step(
-        experiment.net, experiment.tasks, experiment.plan.phases[phase], phase, experiment.prepare, experiment.config['accumulate']
+        experiment.net,
+        experiment.tasks,
+        experiment.plan.phases[phase],
+        phase,
+        experiment.prepare,
+        experiment.config['accumulate'],
+        experiment.mixing,
     )
     return compile_step(made, experiment.mesh)
 

@@ -11,8 +11,8 @@ from jax.sharding import Mesh
 
 from jtl import config as configs
 from jtl.checkpoint import adapt
-from jtl.data import load_data
-from jtl.data.augment import settings_of
+from jtl.data import load_data, mix
+from jtl.data.augment import Settings, settings_of
 from jtl.data.base import Data
 from jtl.data.inputs import prepare_inputs
 from jtl.defaults import OPEN_SECTIONS, default_config
@@ -65,7 +65,12 @@ class Experiment:
 
     def prepare(self, batch: Mapping[str, jax.Array], key: jax.Array | None) -> Features:
         """From a batch to the net's inputs, inside jit; with a key, augmented. See `jtl.train.step.Prepare`."""
-        return prepare_inputs(batch, self.net.inputs, self.preprocessing, key=key, settings=settings_of(self.config['augment']))
+        return prepare_inputs(batch, self.net.inputs, self.preprocessing, key=key, settings=augmentation_of(self.config['augment'])[0])
+
+    @property
+    def mixing(self) -> mix.Mixing | None:
+        """Mixup and cutmix; None where nothing is mixed."""
+        return augmentation_of(self.config['augment'])[1]
 
 
 def build(
@@ -112,6 +117,11 @@ def build(
             f'config.batch_size: {plain["batch_size"]} examples do not divide over {mesh.shape["data"]} devices '
             f'and {plain["accumulate"]} micro-batches (config.accumulate).'
         )
+    if augmentation_of(plain['augment'])[1]:
+        if 'image' not in net.inputs:
+            raise UserError(f'config.augment.mixup, cutmix: pictures are mixed, the model reads {", ".join(net.inputs)}.')
+        if plain['batch_size'] == plain['accumulate']:
+            raise UserError('config.augment.mixup, cutmix: a micro-batch of one example has nothing to mix; set a lower config.accumulate.')
     return Experiment(plain, data, origins.preprocessing, {HEAD: task}, net, plan, origins.adaptation, mesh)
 
 
@@ -141,10 +151,15 @@ def checked(config: Any) -> dict[str, Any]:
     for key, choices in (('select', ('last', 'best')), ('init_head', ('new', 'keep'))):
         if plain[key] not in choices:
             raise UserError(f'config.{key}: {" or ".join(map(repr, choices))}, found {plain[key]!r}.')
-    settings_of(plain['augment'])
+    augmentation_of(plain['augment'])
     if plain['steps'] and plain['epochs']:
         raise UserError(f'config.steps={plain["steps"]} and config.epochs={plain["epochs"]}: set one of them to 0.')
     return plain
+
+
+def augmentation_of(section: Mapping[str, Any]) -> tuple[Settings, mix.Mixing | None]:
+    """What the `augment` section says is done to single pictures, and how pictures are mixed. UserError for a field that is wrong."""
+    return settings_of({name: value for name, value in section.items() if name not in mix.defaults()}), mix.mixing_of(section)
 
 
 def phases_of(plain: Mapping[str, Any], net: Net, examples: int) -> tuple[Phase, ...]:

@@ -12,6 +12,7 @@ import jax.numpy as jnp
 import optax
 from jax.sharding import Mesh
 
+from jtl.data.mix import Mixing, mix, partners
 from jtl.keys import derive
 from jtl.models.base import EVAL, Features, Mode
 from jtl.models.net import Net
@@ -28,7 +29,13 @@ Prepare = Callable[[Batch, jax.Array | None], Features]
 
 
 def make_step(
-    net: Net, tasks: Mapping[str, Task], phase: PhasePlan, index: int, prepare: Prepare, accumulate: int = 1
+    net: Net,
+    tasks: Mapping[str, Task],
+    phase: PhasePlan,
+    index: int,
+    prepare: Prepare,
+    accumulate: int = 1,
+    mixing: Mixing | None = None,
 ) -> Callable[[Frozen, State, Batch], State]:
     """The training step of a phase: `step(frozen, state, batch) -> state`, not yet compiled.
 
@@ -39,19 +46,25 @@ def make_step(
       index: of the phase; part of every random key.
       prepare: see `Prepare`.
       accumulate: micro-batches a step; gradients are averaged over them, BatchNorm sees them one after the other.
+      mixing: mixup and cutmix; None: neither.
     """
     optimizer = phase_optimizer(phase)
     heads = {path.split('/')[1] for path in phase.labels if path.startswith('heads/')}
     head_mode = Mode(train=bool(heads))
 
+    def losses(outputs: Mapping[str, jax.Array], batch: Batch) -> jax.Array:
+        return sum((task.loss(outputs[name], batch) for name, task in tasks.items()), jnp.zeros(()))
+
     def loss_of(params: Any, stats: Any, frozen: Frozen, batch: Batch, key: jax.Array) -> tuple[jax.Array, Any]:
-        inputs = prepare(batch, derive(key, 'augment'))
+        inputs, share = training_inputs(batch, key, prepare, mixing)
         leaves = {**frozen.leaves, **params, **stats}
         outputs, new_stats = net.apply(
             leaves, inputs, modes=phase.modes, head_mode=head_mode, key=derive(key, 'dropout'), heads=list(tasks)
         )
-        loss = sum((task.loss(outputs[name], batch).mean() for name, task in tasks.items()), jnp.zeros(()))
-        return loss, {path: new_stats[path] for path in stats}
+        each = losses(outputs, batch)
+        if share is not None:
+            each = share * each + (1 - share) * losses(outputs, partners(batch))
+        return each.mean(), {path: new_stats[path] for path in stats}
 
     def gradients(frozen: Frozen, state: State, batch: Batch, key: jax.Array) -> tuple[jax.Array, Any, Any]:
         value_and_grad = jax.value_and_grad(loss_of, has_aux=True)
@@ -71,7 +84,7 @@ def make_step(
         return loss / accumulate, stats, jax.tree.map(lambda g: g / accumulate, grads)
 
     def step(frozen: Frozen, state: State, batch: Batch) -> State:
-        key = derive(jax.random.wrap_key_data(state.key), 'phase', index, 'step', state.step)
+        key = step_key(jax.random.wrap_key_data(state.key), index, state.step)
         loss, stats, grads = gradients(frozen, state, batch, key)
         extra = jnp.zeros(())
         if phase.penalties:
@@ -94,6 +107,30 @@ def make_step(
         )
 
     return step
+
+
+def step_key(key: jax.Array, phase: int, step: int | jax.Array) -> jax.Array:
+    """The key of all that is random in a step, from the run's key, the phase's position and the steps done in it."""
+    return derive(key, 'phase', phase, 'step', step)
+
+
+def training_inputs(batch: Batch, key: jax.Array, prepare: Prepare, mixing: Mixing | None) -> tuple[Features, jax.Array | None]:
+    """What the net reads in a training step (or for a micro-batch of one), augmented and mixed.
+
+    Args:
+      batch: of the pipeline.
+      key: of the step; of a micro-batch `derive(key, 'micro', k)`.
+      prepare: see `Prepare`.
+      mixing: mixup and cutmix; None: neither.
+
+    Returns:
+      The net's inputs, and the share (B,) of each example in its own picture: its partner has the rest. None where nothing is mixed.
+    """
+    inputs = prepare(batch, derive(key, 'augment'))
+    if mixing is None:
+        return inputs, None
+    image, share = mix(inputs['image'], derive(key, 'mix'), mixing)
+    return {**inputs, 'image': image}, share
 
 
 def micro_batches(batch: Batch, parts: int) -> Batch:
