@@ -6,25 +6,31 @@ from typing import Any
 
 from jtl.data.base import Data
 from jtl.data.orientations import with_orientations
+from jtl.data.sampling import check_sampling, with_shares
 from jtl.data.select import keep_classes, keep_shots, make_split
 from jtl.errors import UserError, did_you_mean
 from jtl.names import lookup
 
 DATA = {
     'arrays': 'jtl.data.arrays:arrays',
+    'csv': 'jtl.data.csv_file:table',
     'digits': 'jtl.data.digits:digits',
     'folder': 'jtl.data.folder:folder',
     'tfds': 'jtl.data.tfds_source:directory',
 }
 """jtl's own sources: name -> 'module:function', imported when asked for. Every other name is a function's, or TFDS's."""
 
+TARGETS = ('classes', 'labels', 'values')
+"""What a CSV's label column may hold: `data.targets`."""
+
 
 def defaults() -> dict[str, Any]:
     """The config's `data` section."""
     return {
-        'name': 'digits',  # digits, folder, arrays, tfds (a prepared directory), a TFDS name such as 'mnist:3.0.1', or 'file.py:function'
-        'root': '',  # the folder, the .npz file, the TFDS data directory; '' is the source's own (gs:// works for folder, arrays, TFDS)
+        'name': 'digits',  # digits, folder, csv, arrays, tfds (a prepared directory), a TFDS name such as 'mnist:3.0.1', or 'file.py:function'
+        'root': '',  # the folder, the CSV or .npz file, the TFDS data directory; '' is the source's own (gs:// works for all but digits)
         'shots': 0,  # training examples a class, chosen by data.seed; 0: all
+        'sampling': 'natural',  # of training batches: as the data are, 'balanced' (every class as often), or 'sqrt' (between the two)
         'classes': (),  # class names to keep, numbered in this order; (): all
         'orientations': 1,  # 4 or 8: every picture turned (and mirrored), each orientation of a class a class of its own
         'validation': 0.1,  # share of train that becomes validation where the data bring none; 0.0: no validation
@@ -32,8 +38,9 @@ def defaults() -> dict[str, Any]:
         'seed': 0,  # of splits and shots; apart from the run's seed, so that seeds compare on the same data
         'max_unreadable': 0,  # damaged pictures that may be left out before the run refuses to start
         'workers': 0,  # processes that read; 0: threads (never changes the batches)
-        'image_key': '',  # TFDS: which feature is the image, where there are several
-        'label_key': '',  # TFDS: which feature is the label, where there are several
+        'image_key': '',  # TFDS: which feature is the image, where there are several; CSV: which column, '' is 'path'
+        'label_key': '',  # TFDS: which feature is the label, where there are several; CSV: which column, '' is 'label'
+        'targets': '',  # CSV: what that column holds: 'classes' (also ''), 'labels' (several, between ';' or '|') or 'values' (numbers)
         'download': False,  # TFDS: download and prepare what is not there yet
     }
 
@@ -65,7 +72,9 @@ def load_data(section: Mapping[str, Any]) -> Data:
             data = make_split(data, name, section[name], section['seed'])
     if section['shots']:
         data = keep_shots(data, section['shots'], section['seed'])
-    return with_orientations(data, section['orientations'])
+    data = with_orientations(data, section['orientations'])
+    check_sampling(data, section['sampling'])
+    return with_shares(data, section['sampling'])
 
 
 def _source(name: str) -> Any:
@@ -94,5 +103,11 @@ def _check(section: Mapping[str, Any]) -> None:
     for key in ('validation', 'test'):
         if not 0 <= section[key] < 1:
             raise UserError(f'data.{key} is a share of the training split, in [0, 1), found {section[key]!r}.')
+    if section['targets'] not in ('', *TARGETS):
+        raise UserError(f'data.targets must be one of {", ".join(TARGETS)}, found {section["targets"]!r}.')
+    if section['targets'] and section['name'] != 'csv' and not _is_users(section['name']):
+        raise UserError(
+            f"data.targets={section['targets']!r}: only data.name='csv' reads it; other data say themselves what their targets are."
+        )
     if isinstance(section['classes'], str):
         raise UserError(f'data.classes must be a tuple of class names, found {section["classes"]!r}. Write ({section["classes"]!r},).')

@@ -2,47 +2,15 @@
 
 import hashlib
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from etils import epath
 
-from jtl.data.base import Data, Example, Split, fingerprint
-from jtl.data.images import EXTENSIONS, decode, verify
+from jtl.data.base import Data, Split, fingerprint
+from jtl.data.files import SPLIT_NAMES, FileExamples
+from jtl.data.images import EXTENSIONS
 from jtl.errors import UserError, did_you_mean
-
-SPLIT_NAMES = {
-    'train': ('train', 'training'),
-    'validation': ('validation', 'val', 'valid', 'dev'),
-    'test': ('test', 'testing'),
-}
-"""What the folder of each split may be called."""
-
-
-@dataclass(frozen=True)
-class FolderExamples:
-    """Examples read from files, a file at every access."""
-
-    root: str
-    files: tuple[str, ...]  # relative to root
-    targets: np.ndarray
-
-    def __len__(self) -> int:
-        return len(self.files)
-
-    def __getitem__(self, index: int) -> Example:
-        return {'image': decode(epath.Path(self.root) / self.files[index]), 'label': self.targets[index]}
-
-    def digest(self, index: int) -> bytes:
-        """SHA-256 of the file, after a look whether it can be read to its end."""
-        path = epath.Path(self.root) / self.files[index]
-        try:
-            content = path.read_bytes()
-        except OSError:
-            content = b''
-        verify(content, str(path))
-        return hashlib.sha256(content).digest()
 
 
 def folder(section: Mapping[str, Any]) -> Data:
@@ -91,7 +59,7 @@ def folder(section: Mapping[str, Any]) -> Data:
             targets += [classes.index(path.name)] * len(found)
             sizes.update(repr([file.stat().length for file in found]).encode())
         wanted = np.array(targets, np.int32)
-        splits[name] = Split(FolderExamples(str(top), tuple(files), wanted), wanted, files.__getitem__)
+        splits[name] = Split(FileExamples(str(top), tuple(files), wanted), wanted, files.__getitem__)
     return Data(splits, tuple(classes), tuple(notes), fingerprint(splits, classes, sizes.hexdigest()))
 
 

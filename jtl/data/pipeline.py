@@ -10,13 +10,13 @@ import sys
 import weakref
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from functools import lru_cache
 from typing import Any
 
 import numpy as np
 
 from jtl.data.base import Examples, Split
 from jtl.data.images import prepare
+from jtl.data.sampling import ClassOrder, class_order, order
 from jtl.errors import UserError
 from jtl.models.preprocessing import Preprocessing
 
@@ -34,8 +34,10 @@ def train_batches(
     crop: float = 1.0,
     slots: slice | None = None,
     workers: int = 0,
+    sampling: str = 'natural',
 ) -> Iterator[dict[str, np.ndarray]]:
-    """Batches without end. Every epoch is a new permutation of the split; a batch may lie across two epochs.
+    """Batches without end. Every epoch is a new permutation of the split (or a round of its classes, by `sampling`); a batch may lie
+    across two epochs.
 
     Args:
       split: at least one example.
@@ -47,6 +49,7 @@ def train_batches(
       crop: `augment.crop`; below 1, pictures come as `padded_size(size, crop)` and the device crops.
       slots: the contiguous part of the global batch that this host reads; None: all of it.
       workers: processes that read; 0: threads of this process.
+      sampling: one of `jtl.data.sampling.SAMPLINGS`; other than 'natural' for class numbers as targets alone.
 
     Yields:
       `image` (b, H, W, C) uint8, or float32 where the data are; `label` (b, ...) int32 or float32; `index` (b,) int32, the position in the split.
@@ -54,7 +57,10 @@ def train_batches(
     if not len(split):
         raise UserError('The training split has no examples.')
     positions = range(batch_size)[slots or slice(None)]
-    batches = _TrainBatches(split.examples, split.targets, _sized(preprocessing, size), crop, batch_size, seed, first_step, positions)
+    drawn = None if sampling == 'natural' else class_order(split.targets, sampling, seed)
+    batches = _TrainBatches(
+        split.examples, split.targets, _sized(preprocessing, size), crop, batch_size, seed, first_step, positions, drawn
+    )
     return _read_ahead(batches, workers)
 
 
@@ -89,17 +95,6 @@ def epoch_steps(n: int, batch_size: int) -> int:
     return math.ceil(n / batch_size)
 
 
-def order(n: int, seed: int, first: int, count: int) -> np.ndarray:
-    """Positions (count,) in a split of `n` that the endless, shuffled sequence holds at `first`, `first + 1`, ..."""
-    places = np.arange(first, first + count)
-    return np.array([_permutation(n, seed, int(epoch))[place] for epoch, place in zip(places // n, places % n, strict=True)], np.int32)
-
-
-@lru_cache(maxsize=4)  # a batch lies across two epochs, and batches are read ahead
-def _permutation(n: int, seed: int, epoch: int) -> np.ndarray:
-    return np.random.default_rng([abs(seed), int(seed < 0), epoch]).permutation(n)
-
-
 @dataclass(frozen=True)
 class _TrainBatches:
     """Random access: `[k]` is this host's part of batch `first_step + k`."""
@@ -112,13 +107,15 @@ class _TrainBatches:
     seed: int
     first_step: int
     positions: range
+    drawn: ClassOrder | None = None  # in place of an even draw
 
     def __len__(self) -> int:
         return _FOREVER
 
     def __getitem__(self, k: int) -> dict[str, np.ndarray]:
         first = (self.first_step + k) * self.batch_size + self.positions.start
-        indices = order(len(self.examples), self.seed, first, len(self.positions))
+        count = len(self.positions)
+        indices = self.drawn(first, count) if self.drawn else order(len(self.examples), self.seed, first, count)
         return _batch(self.examples, self.targets, indices, self.preprocessing, self.crop)
 
 

@@ -15,8 +15,8 @@ def keep_classes(data: Data, classes: Sequence[str]) -> Data:
     Raises UserError for an unknown or repeated name, or where the data have no classes.
     """
     classes = tuple(str(name) for name in classes)
-    if not _has_classes(data):
-        raise UserError('data.classes: these data have no classes (their targets are values).')
+    if not has_classes(data):
+        raise UserError(f'data.classes: these data have no classes ({what_instead(data)}).')
     for name in classes:
         if name not in data.labels:
             raise UserError(f'data.classes: there is no class {name!r}. {did_you_mean(name, data.labels)}'.rstrip())
@@ -51,7 +51,7 @@ def make_split(data: Data, name: str, share: float, seed: int) -> Data:
         raise UserError(f'data.{name}: train has {len(train)} examples, too few to make a {name} split of {share:g}. Set data.{name}=0.0.')
     rest = np.setdiff1d(np.arange(len(train)), taken)
     splits = {**data.splits, 'train': take(train, rest), name: take(train, taken)}
-    how = 'stratified' if _has_classes(data) else 'random'
+    how = 'stratified' if has_classes(data) else 'random'
     return _changed(
         data, splits, f'{name}: the data bring none; {len(taken)} examples ({share:.0%}, {how}, seed {seed}) are taken from train.'
     )
@@ -59,8 +59,8 @@ def make_split(data: Data, name: str, share: float, seed: int) -> Data:
 
 def keep_shots(data: Data, shots: int, seed: int) -> Data:
     """At most `shots` training examples of each class; classes that have fewer are named in the notes."""
-    if not _has_classes(data):
-        raise UserError('data.shots: these data have no classes (their targets are values), so there are no examples a class.')
+    if not has_classes(data):
+        raise UserError(f'data.shots: these data have no classes ({what_instead(data)}), so there are no examples a class.')
     train = data.splits['train']
     rng = np.random.default_rng([seed, 1])
     groups = _groups(data)
@@ -78,15 +78,21 @@ def drop(data: Data, split: str, indices: Sequence[int], note: str) -> Data:
     return _changed(data, {**data.splits, split: take(data.splits[split], kept)}, note)
 
 
-def _has_classes(data: Data) -> bool:
+def has_classes(data: Data) -> bool:
+    """Whether every example has one class."""
     targets = data.splits['train'].targets
     return bool(data.labels) and targets.dtype.kind == 'i' and targets.ndim == 1
+
+
+def what_instead(data: Data) -> str:
+    """What the targets of data without classes are, for a message."""
+    return 'an example may have several labels' if data.labels and data.splits['train'].targets.ndim == 2 else 'their targets are values'
 
 
 def _groups(data: Data) -> list[np.ndarray]:
     """Positions in train of each class that occurs, or of all examples where there are no classes."""
     targets = data.splits['train'].targets
-    if not _has_classes(data):
+    if not has_classes(data):
         return [np.arange(len(targets))]
     return [np.flatnonzero(targets == label) for label in np.unique(targets)]
 

@@ -45,7 +45,7 @@ def multi_label(
     if target_shape not in (None, (len(labels),)):
         raise UserError(
             f'task.name: multi_label reads one 0 or 1 for each of the {len(labels)} labels, shape ({len(labels)},); the targets have shape '
-            f'{target_shape}. For one class an example use task.name=classification.'
+            f"{target_shape}. For one class an example use task.name=classification; several labels of a CSV: data.targets='labels'."
         )
     return Task(
         kind='multi_label',

@@ -49,7 +49,7 @@ def regression(
     if names and len(names) != outputs:
         raise UserError(
             f'task.name: regression finds {outputs} value(s) for each example, but the data set names {len(names)} labels. '
-            'For classes use task.name=classification.'
+            "For classes use task.name=classification; numbers of a CSV: data.targets='values'."
         )
     if not names:
         names = ('value',) if outputs == 1 else tuple(f'value_{i}' for i in range(outputs))

@@ -101,6 +101,7 @@ def training_batches(experiment: Experiment, seed: int, first_step: int) -> Iter
         crop=config['augment']['crop'],
         slots=local_slots(mesh, config['batch_size']),
         workers=config['data']['workers'],
+        sampling=config['data']['sampling'],
     )
     ahead: list[dict[str, jax.Array]] = []
     for batch in host:
