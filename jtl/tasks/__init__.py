@@ -18,22 +18,29 @@ TASKS = {
     'regression': 'jtl.tasks.regression:regression',
 }
 
-_FROM_DATA = ('labels', 'target_shape')  # what the data say, never the config
+_FROM_DATA = ('labels', 'target_shape', 'class_counts')  # what the data say, never the config
 
 
-def build_task(section: Mapping[str, Any], labels: Sequence[str] = (), target_shape: tuple[int, ...] | None = None) -> Task:
+def build_task(
+    section: Mapping[str, Any],
+    labels: Sequence[str] = (),
+    target_shape: tuple[int, ...] | None = None,
+    class_counts: Sequence[int] | None = None,
+) -> Task:
     """The task that a config's `task` section describes.
 
     >>> build_task({'name': 'classification', 'label_smoothing': 0.1}, ['cat', 'dog'], ()).labels
     ('cat', 'dog')
 
-    A task function is called as `function(labels=..., target_shape=..., **options)`, without `target_shape` where it declares none.
+    A task function is called as `function(labels=..., target_shape=..., class_counts=..., **options)`, without the latter two where it
+    does not declare them.
 
     Args:
       section: `name` (one of `TASKS`, `package.module:function` or `path/to/file.py:function`) and options of that function.
       labels: class (or output) names in output order; empty for values without names.
       target_shape: the shape of one example's target, `data.splits['train'].targets.shape[1:]`; None where there are no data (a
         bundle), and `labels` are those of the task that was trained.
+      class_counts: training examples of each class, in the order of `labels`; None where there are no data or no classes.
 
     Raises:
       UserError: no or an unknown name, an option the function does not declare (with the nearest that it does), a bad value, or
@@ -53,8 +60,9 @@ def build_task(section: Mapping[str, Any], labels: Sequence[str] = (), target_sh
         for key in options:
             if key not in known:
                 raise UserError(f'task.{key}: the task {name!r} has no option {key!r}. {did_you_mean(key, known)}'.rstrip())
-    if 'target_shape' in declared:
-        options['target_shape'] = target_shape
+    for key, value in (('target_shape', target_shape), ('class_counts', class_counts)):
+        if key in declared:
+            options[key] = value
     task = function(labels=tuple(labels), **options)
     from jtl.tasks.base import Task
 

@@ -33,6 +33,8 @@ class Task:
       stages: what the task appends to the backbone (pooling), so that a cut may lie after it.
       labels: class (or output) names in output order.
       target: the batch key of the targets.
+      weight: `batch -> (B,)` float32, what each example's loss counts in training; None: 1. Evaluation never weighs.
+      notes: what a person should know of how the task was made (weights of classes), a sentence each.
     """
 
     kind: str
@@ -46,3 +48,10 @@ class Task:
     stages: tuple[Stage, ...] = ()
     labels: Sequence[str] = field(default_factory=tuple)
     target: str = 'label'
+    weight: Callable[[Batch], Float[Array, ' b']] | None = None
+    notes: Sequence[str] = ()
+
+    def training_loss(self, outputs: Float[Array, 'b k'], batch: Batch) -> Float[Array, ' b']:
+        """(B,) float32, what a training step averages over the batch: `loss`, times `weight` where there is one."""
+        each = self.loss(outputs, batch)
+        return each if self.weight is None else each * self.weight(batch)

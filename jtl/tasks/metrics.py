@@ -37,8 +37,8 @@ def classification_metrics(
       label_smoothing: as in training, for 'loss' alone.
 
     Returns:
-      'loss' (as trained), 'nll' (negative log likelihood, nats an example), 'accuracy', 'top5_accuracy' where K > 5, 'macro_f1' and
-      'ece'; `{}` without examples.
+      'loss' (as trained), 'nll' (negative log likelihood, nats an example), 'accuracy', 'top5_accuracy' where K > 5, 'balanced_accuracy'
+      (mean recall of the classes that occur among the targets), 'macro_f1' and 'ece'; `{}` without examples.
     """
     n, k = outputs.shape
     if n == 0:
@@ -58,6 +58,7 @@ def classification_metrics(
         rank = (outputs > own).sum(axis=1) + tied_before.sum(axis=1)
         result['top5_accuracy'] = float((rank < 5).mean())
     counts = confusion(targets, predicted, k)
+    result['balanced_accuracy'] = macro_recall(np.diag(counts), counts.sum(axis=1))
     result['macro_f1'] = macro_f1(np.diag(counts), counts.sum(axis=0), counts.sum(axis=1))
     result['ece'] = expected_calibration_error(np.exp(log_p), targets)
     return result
@@ -181,6 +182,11 @@ def macro_f1(right: Int[np.ndarray, ' k'], guessed: Int[np.ndarray, ' k'], suppo
     """Mean F1 over the classes that occur, from the counts of each class: hits, predictions, examples."""
     f1 = ratio(2 * right, guessed + support)[guessed + support > 0]
     return float(f1.mean()) if f1.size else 0.0
+
+
+def macro_recall(right: Int[np.ndarray, ' k'], support: Int[np.ndarray, ' k']) -> float:
+    """Mean recall over the classes that have examples, from the counts of each class: hits, examples."""
+    return float(ratio(right, support)[support > 0].mean()) if support.any() else 0.0
 
 
 def ratio(top: np.ndarray, bottom: np.ndarray) -> np.ndarray:

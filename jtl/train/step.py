@@ -53,7 +53,7 @@ def make_step(
     head_mode = Mode(train=bool(heads))
 
     def losses(outputs: Mapping[str, jax.Array], batch: Batch) -> jax.Array:
-        return sum((task.loss(outputs[name], batch) for name, task in tasks.items()), jnp.zeros(()))
+        return sum((task.training_loss(outputs[name], batch) for name, task in tasks.items()), jnp.zeros(()))
 
     def loss_of(params: Any, stats: Any, frozen: Frozen, batch: Batch, key: jax.Array) -> tuple[jax.Array, Any]:
         inputs, share = training_inputs(batch, key, prepare, mixing)

@@ -3,7 +3,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from sklearn.metrics import log_loss
+from sklearn.utils.class_weight import compute_class_weight
 
+from jtl.errors import UserError
 from jtl.tasks import build_task
 from jtl.tasks.classification import cross_entropy, describe
 
@@ -52,9 +54,47 @@ def test_baseline_is_the_majority_class_with_class_frequencies():
     task = build_task({'name': 'classification'}, 'abc', ())
     got = task.baseline(np.array([0, 1, 1, 1, 1]), np.array([1, 1, 0, 2]))
     p = np.array([2, 5, 1]) / 8  # counts 1, 4, 0 and one more each
-    assert got['accuracy'] == 0.5
+    assert got['accuracy'] == 0.5 and got['balanced_accuracy'] == pytest.approx(1 / 3)
     assert got['nll'] == pytest.approx(-np.log(p[[1, 1, 0, 2]]).mean())
     assert got['macro_f1'] == pytest.approx((2 / 3) / 3)  # class 1: precision 1/2, recall 1
+
+
+def test_balanced_weights_are_scikit_learns_and_count_in_training_alone():
+    y = np.repeat(np.arange(4), (3, 10, 1, 6))
+    wanted = compute_class_weight('balanced', classes=np.arange(4), y=y)
+    task = build_task({'name': 'classification', 'class_weights': 'balanced', 'label_smoothing': 0.1}, 'abcd', (), np.bincount(y))
+    plain = build_task({'name': 'classification', 'label_smoothing': 0.1}, 'abcd', (), np.bincount(y))
+    batch = {'label': jnp.asarray(Y)}
+    np.testing.assert_allclose(
+        task.training_loss(jnp.asarray(LOGITS), batch), wanted[Y] * plain.loss(jnp.asarray(LOGITS), batch), rtol=1e-6
+    )
+    np.testing.assert_array_equal(task.loss(jnp.asarray(LOGITS), batch), plain.loss(jnp.asarray(LOGITS), batch))
+    np.testing.assert_array_equal(plain.training_loss(jnp.asarray(LOGITS), batch), plain.loss(jnp.asarray(LOGITS), batch))
+    assert task.evaluate(LOGITS, Y) == plain.evaluate(LOGITS, Y) and task.baseline(y, Y) == plain.baseline(y, Y)
+    np.testing.assert_allclose(task.weight({'label': jnp.asarray(y)}).mean(), 1, rtol=1e-6)
+    assert task.notes == ('class weights in the training loss: a 1.667, b 0.5, c 5, d 0.8333.',) and plain.notes == ()
+
+
+def test_written_weights_and_a_bundle_which_has_no_counts():
+    task = build_task({'name': 'classification', 'class_weights': (1, 0, 2.5)}, 'abc', ())
+    assert task.weight({'label': jnp.array([2, 1, 0])}).tolist() == [2.5, 0, 1]
+    assert build_task({'name': 'classification', 'class_weights': 'balanced'}, 'abc').weight is None
+
+
+@pytest.mark.parametrize(
+    ('weights', 'counts', 'message'),
+    [
+        ('balance', (1, 1, 1), r"task.class_weights: 'balanced', a tuple of 3 numbers or '' \(none\), found 'balance'"),
+        ('balanced', (4, 0, 1), r"task.class_weights='balanced': training has no example of b, whose weight would be infinite"),
+        ((1.0, 2.0), (1, 1, 1), r'2 weights for 3 classes \(a, b, c\)'),
+        ((1.0, -2.0, 1.0), (1, 1, 1), 'finite numbers of at least 0'),
+        ((0.0, 0.0, 0.0), (1, 1, 1), 'not all 0'),
+        ((1.0, float('inf'), 1.0), (1, 1, 1), 'finite numbers'),
+    ],
+)
+def test_weights_that_are_none(weights, counts, message):
+    with pytest.raises(UserError, match=message):
+        build_task({'name': 'classification', 'class_weights': weights}, 'abc', (), counts)
 
 
 def test_describe_names_the_most_probable_classes():

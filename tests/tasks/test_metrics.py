@@ -20,6 +20,7 @@ def test_classification_metrics_against_scikit_learn():
     assert 7 in predicted
     assert got['accuracy'] == pytest.approx(sk.accuracy_score(y, predicted))
     assert got['macro_f1'] == pytest.approx(sk.f1_score(y, predicted, average='macro'))
+    assert got['balanced_accuracy'] == pytest.approx(sk.recall_score(y, predicted, average='macro', labels=range(7)))
     assert got['nll'] == got['loss'] == pytest.approx(sk.log_loss(y, p, labels=range(8)))
     assert got['top5_accuracy'] == pytest.approx(sk.top_k_accuracy_score(y, logits, k=5, labels=range(8)))
 
