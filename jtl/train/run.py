@@ -44,7 +44,7 @@ def run(config: Any, workdir: str, *, data: Data | None = None, say: Callable[[s
     found = preflight(experiment.data, max_unreadable=experiment.config['data']['max_unreadable'])
     if found.unreadable:
         experiment = build(config, data=found.data, stored=stored)  # without them: splits and steps count what is left
-    say(found.text())
+    say('\n'.join([found.text(), *(f'note: {note}' for note in experiment.task.notes)]))
     if experiment.adaptation is not None:
         say(load_text(experiment.adaptation))
     with alone(files), closing(RunStore(files, experiment)) as store:
@@ -126,7 +126,7 @@ def _record(
             for name, e in evaluations.items()
         ),
         thumbnail=thumbnail if 'image' in experiment.net.inputs else None,
-        notes=tuple(found.text().splitlines()[len(found.labels) + 2 :]),
+        notes=(*found.text().splitlines()[len(found.labels) + 2 :], *(f'note: {note}' for note in experiment.task.notes)),
     )
 
 

@@ -15,6 +15,7 @@ from jtl.data import load_data, mix
 from jtl.data.augment import Settings, settings_of
 from jtl.data.base import Data
 from jtl.data.inputs import prepare_inputs
+from jtl.data.sampling import check_sampling, class_counts
 from jtl.defaults import OPEN_SECTIONS, default_config
 from jtl.errors import UserError, did_you_mean
 from jtl.keys import derive
@@ -91,7 +92,8 @@ def build(
     mesh = make_mesh(plain['mesh'], devices)
     data = load_data(configs.frozen(plain['data'])) if data is None else data
     model = build_model(configs.frozen(plain['model']))
-    task = build_task(configs.frozen(plain['task']), data.labels, data.splits['train'].targets.shape[1:])
+    check_sampling(data, plain['data']['sampling'])
+    task = build_task(configs.frozen(plain['task']), data.labels, data.splits['train'].targets.shape[1:], class_counts(data))
     backbone, heads = with_stages(model.backbone, task.stages), {HEAD: task.head}
 
     def net_at(size: tuple[int, int]) -> Net:
