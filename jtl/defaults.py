@@ -16,12 +16,14 @@ from jtl import data, optim
 from jtl.config import OPTIONS
 from jtl.data import augment, mix
 from jtl.recipes import RECIPES, knobs
+from jtl.tasks import probes
 
 OPEN_SECTIONS = (*OPTIONS, 'init_from', 'compare.grid', 'data', 'tune')
 """Sections in which a user's own function may declare further fields; that function (or its caller) checks them."""
 
 HARMLESS = (
-    r'log_every', r'checkpoint_every', r'mesh\..*', r'eval_batch_size', r'data\.workers', r'data\.root', r'data\.max_unreadable', r'compare\..*', r'extend'
+    r'log_every', r'checkpoint_every', r'mesh\..*', r'eval_batch_size', r'data\.workers', r'data\.root', r'data\.max_unreadable', r'compare\..*', r'extend',
+    r'evaluators', r'probe\..*'
 )  # fmt: skip
 """Fields in which a resumed run may differ: they change neither a parameter nor a batch (`extend` may grow; data that moved are known by
 their fingerprint)."""
@@ -64,6 +66,8 @@ def default_config(**sections: Any) -> ConfigDict:
             'checkpoint_every': 100,  # steps; 0: at the end of each phase
             'patience': 0,  # evaluations without a better validation metric that end a phase; 0: never
             'select': 'last',  # which parameters the run ends with: 'last', or 'best' on validation
+            'evaluators': (),  # 'knn', 'linear': what the final backbone's features are worth without a trained head; see also `jtl probe`
+            'probe': probes.defaults(),
             'compare': {
                 'recipes': ('scratch', 'probe', 'lp_ft'),
                 'seeds': 5,

@@ -44,7 +44,11 @@ def prepare_jax() -> None:
     import jax
 
     if not os.environ.get('JAX_COMPILATION_CACHE_DIR'):
-        home = os.environ.get('XDG_CACHE_HOME') or Path.home() / '.cache'
-        jax.config.update('jax_compilation_cache_dir', str(Path(home) / 'jtl' / 'jax'))
+        jax.config.update('jax_compilation_cache_dir', str(user_cache() / 'jax'))
     jax.config.update('jax_persistent_cache_min_compile_time_secs', 0.2)
     jax.config.update('jax_persistent_cache_min_entry_size_bytes', -1)
+
+
+def user_cache() -> Path:
+    """Where jtl keeps what it can make again."""
+    return Path(os.environ.get('XDG_CACHE_HOME') or Path.home() / '.cache') / 'jtl'

@@ -13,12 +13,13 @@ COMMANDS = {
     'train': 'train by a config, or go on with an unfinished run',
     'evaluate': "a finished run's or bundle's metrics on its data, or on other data",
     'predict': 'label and probability of pictures',
+    'probe': 'what features are worth without training: nearest neighbours and a linear probe',
     'compare': 'several recipes side by side over several seeds: was transfer worth it?',
     'plan': 'what will happen to each parameter, without doing it',
     'inspect': 'what a checkpoint holds',
     'convert': 'a checkpoint in another format',
 }
-_COMPUTE = ('train', 'evaluate', 'predict', 'compare')
+_COMPUTE = ('train', 'evaluate', 'predict', 'probe', 'compare')
 
 
 def script() -> int:

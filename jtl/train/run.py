@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Mapping
 from contextlib import closing
+from dataclasses import replace
 from typing import Any
 
 import jax
@@ -15,10 +16,13 @@ from jtl.data.preflight import Preflight, preflight
 from jtl.errors import UserError
 from jtl.report.html import RunRecord, SplitOutputs, run_report
 from jtl.report.logs import read_rows
+from jtl.tasks.probes import check_data
 from jtl.train.evaluation import Evaluation, evaluate
+from jtl.train.features import of_experiment
 from jtl.train.files import RunFiles, alone, read_json, run_files, write_json, write_text
 from jtl.train.loop import train
 from jtl.train.parts import prediction_step
+from jtl.train.probes import probe
 from jtl.train.resume import Position, RunStore, plan_going_on
 from jtl.train.setup import Experiment, build, checked
 
@@ -44,6 +48,7 @@ def run(config: Any, workdir: str, *, data: Data | None = None, say: Callable[[s
     found = preflight(experiment.data, max_unreadable=experiment.config['data']['max_unreadable'])
     if found.unreadable:
         experiment = build(config, data=found.data, stored=stored)  # without them: splits and steps count what is left
+    check_data(experiment.config['evaluators'], experiment.config['probe'], experiment.data)
     say('\n'.join([found.text(), *(f'note: {note}' for note in experiment.task.notes)]))
     if experiment.adaptation is not None:
         say(load_text(experiment.adaptation))
@@ -57,7 +62,8 @@ def run(config: Any, workdir: str, *, data: Data | None = None, say: Callable[[s
         if before != after:
             raise RuntimeError(f'The frozen part changed during training: checksum {before} before, {after} after. This is a bug in jtl.')
         evaluations = {name: evaluate(predict, leaves, experiment, split) for name, split in experiment.data.splits.items() if len(split)}
-        result = _result(experiment, evaluations, at, before, after, store.seconds())
+        evaluations, baselines, chosen = _probed(experiment, leaves, evaluations, files, say)
+        result = _result(experiment, evaluations, baselines, at, before, after, store.seconds()) | chosen
         write_bundle(
             files.bundle,
             net=experiment.net,
@@ -68,18 +74,45 @@ def run(config: Any, workdir: str, *, data: Data | None = None, say: Callable[[s
             metrics=result['metrics'],
             golden=_golden(experiment),
         )
-        write_text(files.report, run_report(_record(experiment, files, found, evaluations, result)))
+        write_text(files.report, run_report(_record(experiment, files, found, evaluations, baselines, result)))
         write_json(files.result, result)  # last: a run that has it is finished
         return result
 
 
+def _probed(
+    experiment: Experiment,
+    leaves: Mapping[str, jax.Array],
+    evaluations: Mapping[str, Evaluation],
+    files: RunFiles,
+    say: Callable[[str], None],
+) -> tuple[dict[str, Evaluation], dict[str, dict[str, float]], dict[str, Any]]:
+    """The evaluations with the figures of `config.evaluators` among their metrics, the baselines of all, and what result.json says besides."""
+    config = experiment.config
+    baselines = {name: experiment.baselines(name) for name in evaluations}
+    if not config['evaluators']:
+        return dict(evaluations), baselines, {}
+    model = of_experiment(experiment, leaves)
+    probed = probe(model, experiment.data, config['evaluators'], config['probe'], cache=files.root / 'features', say=say)
+    return (
+        {name: replace(e, metrics={**e.metrics, **probed.metrics[name]}) for name, e in evaluations.items()},
+        {name: {**constant, **probed.baseline[name]} for name, constant in baselines.items()},
+        {'evaluators': probed.chosen},
+    )
+
+
 def _result(
-    experiment: Experiment, evaluations: Mapping[str, Evaluation], at: Position, before: str, after: str, seconds: float
+    experiment: Experiment,
+    evaluations: Mapping[str, Evaluation],
+    baselines: Mapping[str, Mapping[str, float]],
+    at: Position,
+    before: str,
+    after: str,
+    seconds: float,
 ) -> dict[str, Any]:
     """The content of result.json."""
     totals = experiment.plan.totals()
     metrics = {f'{split}/{name}': float(value) for split, e in evaluations.items() for name, value in e.metrics.items()}
-    constant = {f'{split}/{name}': float(value) for split in evaluations for name, value in experiment.baselines(split).items()}
+    constant = {f'{split}/{name}': float(value) for split, found in baselines.items() for name, value in found.items()}
     return {
         'metrics': {name: value if np.isfinite(value) else None for name, value in metrics.items()},
         'baseline': {name: value if np.isfinite(value) else None for name, value in constant.items()},
@@ -98,7 +131,12 @@ def _result(
 
 
 def _record(
-    experiment: Experiment, files: RunFiles, found: Preflight, evaluations: Mapping[str, Evaluation], result: Mapping[str, Any]
+    experiment: Experiment,
+    files: RunFiles,
+    found: Preflight,
+    evaluations: Mapping[str, Evaluation],
+    baselines: Mapping[str, Mapping[str, float]],
+    result: Mapping[str, Any],
 ) -> RunRecord:
     splits = experiment.data.splits
 
@@ -121,7 +159,7 @@ def _record(
                 e.losses,
                 tuple(splits[name].name_of(i) for i in range(len(splits[name]))),
                 e.metrics,
-                experiment.baselines(name),
+                baselines[name],
             )
             for name, e in evaluations.items()
         ),

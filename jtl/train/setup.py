@@ -26,7 +26,7 @@ from jtl.models.preprocessing import Preprocessing
 from jtl.parallel.mesh import make_mesh, put_leaf, replicated
 from jtl.plan import Plan, make_plan
 from jtl.recipes import Phase, expand
-from jtl.tasks import build_task
+from jtl.tasks import build_task, probes
 from jtl.tasks.base import HEAD, Task
 from jtl.train.origins import find_origins, stored_origins
 
@@ -154,6 +154,7 @@ def checked(config: Any) -> dict[str, Any]:
         if plain[key] not in choices:
             raise UserError(f'config.{key}: {" or ".join(map(repr, choices))}, found {plain[key]!r}.')
     augmentation_of(plain['augment'])
+    probes.check(plain['evaluators'], plain['probe'])
     if plain['steps'] and plain['epochs']:
         raise UserError(f'config.steps={plain["steps"]} and config.epochs={plain["epochs"]}: set one of them to 0.')
     return plain
