@@ -23,8 +23,8 @@ class ConfigError(UserError):
     """A config file or a field of it is wrong."""
 
 
-OPTIONS = ('model', 'task')
-"""Sections whose further fields are the keyword arguments of the function that their `name` means; it checks them."""
+OPTIONS = ('model', 'task', 'preprocessing')
+"""Sections whose further fields are the keyword arguments of what they describe; that checks them."""
 
 
 @dataclass(frozen=True)

@@ -45,6 +45,8 @@ def default_config(**sections: Any) -> ConfigDict:
             'init_head': 'new',  # 'keep' loads the checkpoint's head too
             'init_rules': (),  # loading rules (path pattern, key template[, leaf functions...] or None), before the family's
             'init_ignore': (),  # patterns of checkpoint keys that nobody misses
+            # In place of what the weights want, for weights that jtl does not know: mean, std, scale, channels, interpolation, crop.
+            'preprocessing': {},
             'task': {'name': 'classification'},  # see jtl.tasks.TASKS; options of that function stand beside the name
             'data': data.defaults(),
             'augment': {**augment.defaults(), **mix.defaults()},

@@ -1,5 +1,6 @@
 """Where the leaves of a run come from: a checkpoint by its rules, initial values, or, when a run goes on, what its plan.json says."""
 
+import dataclasses
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -7,7 +8,7 @@ from typing import Any
 from jtl import config as configs
 from jtl.checkpoint import adapt, leaf
 from jtl.checkpoint.base import Checkpoint, CheckpointError
-from jtl.errors import UserError
+from jtl.errors import UserError, did_you_mean
 from jtl.models.base import Model
 from jtl.models.net import Net
 from jtl.models.preprocessing import Preprocessing
@@ -57,7 +58,11 @@ def find_origins(plain: Mapping[str, Any], model: Model, net_at: NetAt) -> tuple
     rules = loading_rules(plain['init_rules'])
     known = [weights.table for weights in model.weights]
     tables = {subtree: adapt.choose_table(checkpoint, known, net.shapes, rules) for subtree, checkpoint in checkpoints.items()}
-    preprocessing = weights_preprocessing(model, checkpoints, tables, plain)
+    preprocessing = overridden(weights_preprocessing(model, checkpoints, tables, plain), plain['preprocessing'])
+    if plain['preprocessing']:
+        notes.append(
+            f'preprocessing: {", ".join(sorted(plain["preprocessing"]))} as config.preprocessing says, the rest as the weights want.'
+        )
     if preprocessing.size != model.preprocessing.size:
         net = net_at(preprocessing.size)
     adaptation = None
@@ -142,6 +147,31 @@ def weights_preprocessing(
             if weights.table == tables[subtree]:
                 return weights.preprocessing
     return model.preprocessing
+
+
+def overridden(preprocessing: Preprocessing, fields: Mapping[str, Any]) -> Preprocessing:
+    """The weights' preprocessing with the fields of `config.preprocessing` in place of its own: for weights that jtl does not know.
+
+    Raises:
+      UserError: an unknown field (with the nearest), `size`, or values that no picture can be prepared with.
+    """
+    known = [field.name for field in dataclasses.fields(Preprocessing) if field.name != 'size']
+    for name in fields:
+        if name == 'size':
+            raise UserError('config.preprocessing.size: the size of the pictures is model.image_size.')
+        if name not in known:
+            raise UserError(f'config.preprocessing.{name}: there is no such field. {did_you_mean(name, known)}'.rstrip())
+    for name in ('mean', 'std'):
+        value = fields.get(name, ())
+        if not isinstance(value, list | tuple) or not all(isinstance(x, int | float) and not isinstance(x, bool) for x in value):
+            raise UserError(f'config.preprocessing.{name}: a tuple of numbers, one for each channel, found {value!r}.')
+    for name in ('scale', 'crop'):
+        if name in fields and (not isinstance(fields[name], int | float) or isinstance(fields[name], bool)):
+            raise UserError(f'config.preprocessing.{name}: a number, found {fields[name]!r}.')
+    try:
+        return replace(preprocessing, **configs.frozen(fields))
+    except UserError as error:
+        raise UserError(f'config.{error}') from None
 
 
 def loading_rules(written: Sequence[Any]) -> tuple[Any, ...]:

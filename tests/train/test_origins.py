@@ -1,5 +1,6 @@
 """Where leaves come from: a size that the weights bring, and a run that goes on when its source is gone."""
 
+import dataclasses
 import json
 
 import numpy as np
@@ -95,3 +96,39 @@ def test_a_new_head_takes_nothing_of_the_old_one(source):
     two = jtl.load_leaves(jtl.build(config()))
     assert np.array_equal(one['heads/main/output/bias'], two['heads/main/output/bias'])
     assert not np.array_equal(one['backbone/conv_0/conv/kernel'], two['backbone/conv_0/conv/kernel'])
+
+
+def test_config_preprocessing_stands_in_for_what_the_weights_want(source):
+    made = config(init_from=str(source))
+    with made.unlocked():
+        made.preprocessing.update(mean=(10.0,), std=(20.0,), interpolation='bicubic')
+    experiment = jtl.build(made)
+    own = jtl.build(config(init_from=str(source))).preprocessing
+    assert experiment.preprocessing == dataclasses.replace(own, mean=(10.0,), std=(20.0,), interpolation='bicubic')
+    assert any('interpolation, mean, std as config.preprocessing says' in note for note in experiment.plan.notes)
+
+
+@pytest.mark.parametrize(
+    ('fields', 'says'),
+    [
+        ({'means': (1.0,)}, "config.preprocessing.means: there is no such field. Did you mean 'mean'"),
+        ({'size': 8}, 'is model.image_size'),
+        ({'mean': 1.0}, 'config.preprocessing.mean: a tuple of numbers'),
+        ({'scale': 'a'}, 'config.preprocessing.scale: a number'),
+        ({'channels': 'RGB'}, 'config.preprocessing: RGB needs 3 values'),
+        ({'interpolation': 'cubic'}, 'config.preprocessing: interpolation must be one of'),
+    ],
+)
+def test_preprocessing_that_no_picture_can_be_prepared_with(fields, says):
+    made = config()
+    with made.unlocked():
+        made.preprocessing.update(fields)
+    with pytest.raises(UserError, match=says):
+        jtl.build(made)
+
+
+def test_preprocessing_from_the_command_line():
+    from jtl.config import override
+
+    made = override(config(), ['--config.preprocessing.mean=(1.0,)', '--config.preprocessing.interpolation=nearest'])
+    assert made.preprocessing.to_dict() == {'mean': (1.0,), 'interpolation': 'nearest'}
