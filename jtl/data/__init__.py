@@ -7,7 +7,7 @@ from typing import Any
 from jtl.data.base import Data
 from jtl.data.orientations import with_orientations
 from jtl.data.sampling import check_sampling, with_shares
-from jtl.data.select import keep_classes, keep_shots, make_split
+from jtl.data.select import keep_classes, keep_examples, keep_shots, make_split
 from jtl.errors import UserError, did_you_mean
 from jtl.names import lookup
 
@@ -29,6 +29,7 @@ def defaults() -> dict[str, Any]:
     return {
         'name': 'digits',  # digits, folder, csv, arrays, tfds (a prepared directory), a TFDS name such as 'mnist:3.0.1', or 'file.py:function'
         'root': '',  # the folder, the CSV or .npz file, the TFDS data directory; '' is the source's own (gs:// works for all but digits)
+        'examples': 0,  # training examples in all, before validation is taken from them, chosen by data.seed (VTAB-1k: 1000); 0: all
         'shots': 0,  # training examples a class, chosen by data.seed; 0: all
         'sampling': 'natural',  # of training batches: as the data are, 'balanced' (every class as often), or 'sqrt' (between the two)
         'classes': (),  # class names to keep, numbered in this order; (): all
@@ -70,6 +71,8 @@ def load_data(section: Mapping[str, Any]) -> Data:
     for name in ('test', 'validation'):
         if name not in data.splits and section[name] > 0:
             data = make_split(data, name, section[name], section['seed'])
+        if name == 'test' and section['examples']:
+            data = keep_examples(data, section['examples'], section['seed'])
     if section['shots']:
         data = keep_shots(data, section['shots'], section['seed'])
     data = with_orientations(data, section['orientations'])
@@ -97,7 +100,7 @@ def _check(section: Mapping[str, Any]) -> None:
     for key in section:
         if key not in defaults() and not _is_users(section['name']):
             raise UserError(f'data.{key}: there is no such field. {did_you_mean(key, defaults())}'.rstrip())
-    for key in ('shots', 'workers', 'max_unreadable', 'seed'):
+    for key in ('examples', 'shots', 'workers', 'max_unreadable', 'seed'):
         if not isinstance(section[key], int) or section[key] < 0:
             raise UserError(f'data.{key} must be a whole number, 0 or more, found {section[key]!r}.')
     for key in ('validation', 'test'):

@@ -57,6 +57,16 @@ def make_split(data: Data, name: str, share: float, seed: int) -> Data:
     )
 
 
+def keep_examples(data: Data, examples: int, seed: int) -> Data:
+    """At most `examples` training examples in all, drawn without regard to their targets, so that rare classes stay rare."""
+    train = data.splits['train']
+    if examples >= len(train):
+        return data
+    kept = np.sort(np.random.default_rng([seed, 2]).permutation(len(train))[:examples])
+    note = f'examples: {examples} of {len(train)} training examples, seed {seed}.'
+    return _changed(data, {**data.splits, 'train': take(train, kept)}, note)
+
+
 def keep_shots(data: Data, shots: int, seed: int) -> Data:
     """At most `shots` training examples of each class; classes that have fewer are named in the notes."""
     if not has_classes(data):

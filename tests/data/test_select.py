@@ -3,8 +3,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from jtl.data import load_data
 from jtl.data.arrays import from_arrays
-from jtl.data.select import drop, keep_classes, keep_shots, make_split
+from jtl.data.select import drop, keep_classes, keep_examples, keep_shots, make_split
 from jtl.errors import UserError
 
 
@@ -30,6 +31,18 @@ def test_shots_are_stratified_seeded_and_short_classes_are_named():
         for k, position in enumerate(positions(split)):
             assert split.targets[k] == data.splits['train'].targets[position]
             assert split.name_of(k) == f'train[{position}]'
+
+
+def test_examples_are_seeded_and_counted_before_validation_is_taken():
+    data = numbered([0] * 50 + [1] * 30 + [2] * 20)
+    few = keep_examples(data, 40, seed=1)
+    assert len(few.splits['train']) == 40 and few.notes == ('examples: 40 of 100 training examples, seed 1.',)
+    assert positions(few.splits['train']) == positions(keep_examples(data, 40, seed=1).splits['train'])
+    assert positions(few.splits['train']) != positions(keep_examples(data, 40, seed=2).splits['train'])
+    assert keep_examples(data, 100, seed=1) is data
+    loaded = load_data({'name': 'digits', 'examples': 100, 'validation': 0.2, 'test': 0.25})
+    sizes = {name: len(split) for name, split in loaded.splits.items()}
+    assert sizes['train'] + sizes['validation'] == 100 and sizes['test'] > 400
 
 
 @settings(derandomize=True, deadline=None)
