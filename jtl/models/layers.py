@@ -97,12 +97,15 @@ class DepthwiseConv(nn.Module):
         return y
 
 
-def batch_norm(module: Any, mode: Mode, name: str, *, epsilon: float = 1e-5) -> nn.BatchNorm:
+def batch_norm(
+    module: Any, mode: Mode, name: str, *, epsilon: float = 1e-5, scale_init: Initializer = nn.initializers.ones
+) -> nn.BatchNorm:
     """A BatchNorm inside `module`, whose `bn_momentum`, `dtype` and `param_dtype` it takes, as `mode` has it."""
     return nn.BatchNorm(
         use_running_average=not mode.batch_statistics,
         momentum=module.bn_momentum,
         epsilon=epsilon,
+        scale_init=scale_init,
         dtype=module.dtype,
         param_dtype=module.param_dtype,
         name=name,
