@@ -1,7 +1,7 @@
 """How pictures become a network's input. It belongs to the weights, and travels with them into the bundle."""
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from jtl.errors import UserError
@@ -64,3 +64,16 @@ class Preprocessing:
             return cls(**values)
         except TypeError as error:
             raise UserError(f'preprocessing: {error}.') from None
+
+
+def for_channels(preprocessing: Preprocessing, channels: int) -> Preprocessing:
+    """That of colour pictures for pictures of so many channels: 3 as it is, 1 (grey) with the averages of `mean` and `std`.
+
+    Raises:
+      UserError: another count; pictures come grey or in colour.
+    """
+    if channels not in (1, 3):
+        raise UserError(f'model.image_channels must be 1 (grey) or 3 (colour), found {channels}.')
+    if channels == 3:
+        return preprocessing
+    return replace(preprocessing, channels='L', mean=(sum(preprocessing.mean) / 3,), std=(sum(preprocessing.std) / 3,))
