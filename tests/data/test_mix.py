@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from jtl.data.mix import Mixing, boxes, defaults, mix, mixing_of, partners
+from jtl.data.mix import Mixing, boxes, defaults, mix, mixing_of, partners, symmetric_beta
 from jtl.errors import UserError
 
 SIZE = (16, 24)
@@ -72,9 +72,15 @@ def test_boxes_have_the_area_that_the_edges_leave_of_the_share():
     np.testing.assert_allclose(small[:, 6:10].mean(), small[:, :, 8:16].mean(), rtol=0.15)
 
 
-def test_mixups_shares_follow_their_beta_distribution():
-    _, share = jax.jit(lambda k: mix(jnp.zeros((4000, 1, 1, 1)), k, Mixing(mixup=0.2)))(jax.random.key(2))
-    assert stats.kstest(np.asarray(share), stats.beta(0.2, 0.2).cdf).pvalue > 0.01
+def test_shares_follow_their_beta_distribution():
+    alphas = np.array([0.1, 0.2, 0.5, 1.0, 4.0, 100.0], np.float32)
+    found = jax.jit(symmetric_beta)(jax.random.key(2), np.repeat(alphas[:, None], 40_000, axis=1))
+    for alpha, share in zip(alphas, np.float64(found), strict=True):
+        assert np.isfinite(share).all() and share.min() >= 0 and share.max() <= 1
+        low = share[share < 0.5]  # near 1 float32 is too coarse for the shares of a small alpha
+        assert stats.kstest(low, lambda x, a=alpha: 2 * stats.beta(a, a).cdf(x)).pvalue > 0.01
+        assert share.mean() == pytest.approx(0.5, abs=0.01)
+        assert share.var() == pytest.approx(1 / (8 * alpha + 4), rel=0.03)
 
 
 def test_a_key_says_everything(both):

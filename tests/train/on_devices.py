@@ -18,6 +18,7 @@ from jtl.train.state import empty_window
 MODEL = {'batch_norm': True, 'bn_momentum': 0.9, 'dropout': 0.3}
 TASK = {'name': 'classification', 'zero_init': False, 'dropout': 0.2}
 STEPS = 20
+MIXED = {'flip': True, 'mixup': 0.4, 'cutmix': 1.0}
 
 
 def experiment(recipe, devices, **fields):
@@ -26,7 +27,7 @@ def experiment(recipe, devices, **fields):
         devices=devices,
         tune=tiny.recipe(recipe),
         task=TASK,
-        augment={'flip': True, 'crop': 1.0},
+        augment=fields.pop('augment', {'flip': True, 'crop': 1.0}),
         optimizer={'lr': 0.05, 'momentum': 0.9, 'weight_decay': 1e-3, 'clip': 1.0},
         **fields,
     )
@@ -85,11 +86,12 @@ def main():
         ('probe, batch statistics', 'probe', {'batch_norm': (('backbone/conv_1', 'batch'),)}),
         ('last, accumulated', 'last', {'accumulate': 2}),
         ('full', 'full', {}),
+        ('mixed', 'probe', {'augment': MIXED}),
     ):
         eight = experiment(recipe, None, **fields)
         step = compiled(eight)
         result['collectives'][name] = collectives(eight, step)
-        if recipe != 'probe':
+        if recipe != 'probe' or name == 'mixed':
             one = experiment(recipe, jax.devices()[:1], **fields)
             result['losses'][name] = [losses(one, compiled(one)), losses(eight, step)]
     print(json.dumps(result))

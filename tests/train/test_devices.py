@@ -20,7 +20,7 @@ def found():
     return json.loads(done.stdout.splitlines()[-1])
 
 
-@pytest.mark.parametrize('name', ['last, accumulated', 'full'])
+@pytest.mark.parametrize('name', ['last, accumulated', 'full', 'mixed'])
 def test_eight_devices_lose_what_one_loses(found, name):
     """With BatchNorm, flips and dropout on, and gradients clipped; in the second column their norms."""
     one, eight = (np.array(rows) for rows in found['losses'][name])
@@ -35,6 +35,14 @@ def test_only_trainable_gradients_and_the_loss_are_reduced(found, name, gradient
     assert sent['gradients'] == 4 * gradients and sent['statistics'] == 0
     assert {kind for kind, _ in sent['found']} == {'all-reduce'} and len(sent['found']) == sent['mentioned']
     assert sum(size for _, size in sent['found']) == sent['gradients'] + 4
+
+
+def test_mixing_sends_a_row_between_neighbours(found):
+    """One picture and its label from each device to the next, not the batch."""
+    sent = found['collectives']['mixed']
+    assert {kind for kind, _ in sent['found']} == {'all-reduce', 'collective-permute'} and len(sent['found']) == sent['mentioned']
+    assert sum(size for kind, size in sent['found'] if kind == 'all-reduce') == sent['gradients'] + 4
+    assert sum(size for kind, size in sent['found'] if kind == 'collective-permute') == 4 * (8 * 8 + 1)
 
 
 def test_batch_statistics_of_a_frozen_stage_are_reduced_forward_alone(found):

@@ -318,7 +318,7 @@ def test_penalties_that_pull_to_the_loaded_values_survive(tmp_path):
         penalties=(('backbone/.*kernel', ('l2sp', 0.1)), ('.*', None)),
         optimizer={'name': 'adam', 'ema': 0.8, 'clip': 1.0},
         accumulate=2,
-        augment={'crop': 0.8, 'flip': True},
+        augment={'crop': 0.8, 'flip': True, 'mixup': 0.4, 'cutmix': 1.0},
     )
     leaves, at = go(files(tmp_path, 'whole'), plain)
     where = files(tmp_path)
