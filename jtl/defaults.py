@@ -67,6 +67,7 @@ def default_config(**sections: Any) -> ConfigDict:
             'eval_batch_size': 0,  # 0: batch_size
             'checkpoint_every': 100,  # steps; 0: at the end of each phase
             'patience': 0,  # evaluations without a better validation metric that end a phase; 0: never
+            'recalibrate': 0,  # training batches over which BatchNorm statistics are computed anew before each evaluation (for EMA); 0: they stay
             'select': 'last',  # which parameters the run ends with: 'last', or 'best' on validation
             'evaluators': (),  # 'knn', 'linear': what the final backbone's features are worth without a trained head; see also `jtl probe`
             'probe': probes.defaults(),

@@ -16,6 +16,7 @@ from jtl.optim import learning_rates
 from jtl.train.evaluation import evaluate
 from jtl.train.files import RunFiles, RunLog, summary
 from jtl.train.parts import batches, training_step
+from jtl.train.recalibrate import recalibration, recalibration_text
 from jtl.train.resume import Position, RunStore
 from jtl.train.setup import Experiment
 from jtl.train.signals import StopSignals
@@ -48,13 +49,13 @@ def train(experiment: Experiment, files: RunFiles, store: RunStore, predict: Cal
         if at.total:
             log.say(f'Resumed at step {at.total}: phase {phases[at.phase].name}, step {at.step}.')
         for index in range(at.phase, len(phases)):
-            phase = phases[index]
+            phase, settle = phases[index], recalibration(experiment, index)
             if index > at.phase:
                 frozen, state, notes = store.begin(index, merged(frozen, state), state)
                 at = replace(at, phase=index, step=0, done=False, waited=0)
                 log.say(*notes)
             if not at.done:
-                log.say(_opening(experiment, index))
+                log.say(_opening(experiment, index), *filter(None, [recalibration_text(experiment, index)]))
                 step, feed = training_step(experiment, index), batches(experiment, index, at.step)
                 log.restart_clock(at.total)
             while not at.done:
@@ -69,7 +70,7 @@ def train(experiment: Experiment, files: RunFiles, store: RunStore, predict: Cal
                     log.train_row(_train_row(state, experiment, at), config['batch_size'])
                     state = state.replace(window=jax.device_put(empty_window(), state.step.sharding))
                 if due['eval']:
-                    at = _validate(predict, merged(frozen, state, averaged=True), experiment, store, log, at)
+                    at = _validate(predict, settle, merged(frozen, state, averaged=True), experiment, store, log, at)
                     log.restart_clock(at.total)
                 if due['checkpoint'] or at.done or stopping:
                     store.save(frozen, state, at)
@@ -80,8 +81,8 @@ def train(experiment: Experiment, files: RunFiles, store: RunStore, predict: Cal
         store.wait()
     final = merged(frozen, state, averaged=True)
     if config['select'] == 'best' and at.best is not None:
-        final = store.best_leaves(final, at)
-    return final, at
+        return store.best_leaves(final, at), at  # with the statistics that were evaluated
+    return settle(final), at
 
 
 def _due(step: int, every: int) -> bool:
@@ -128,12 +129,19 @@ def _check_finite(state: State, phase: str, at: Position) -> None:
 
 
 def _validate(
-    predict: Callable[..., Any], leaves: Mapping[str, jax.Array], experiment: Experiment, store: RunStore, log: RunLog, at: Position
+    predict: Callable[..., Any],
+    settle: Callable[[Mapping[str, jax.Array]], dict[str, jax.Array]],
+    leaves: Mapping[str, jax.Array],
+    experiment: Experiment,
+    store: RunStore,
+    log: RunLog,
+    at: Position,
 ) -> Position:
-    """Evaluate on validation, keep the best, and end the phase where it has waited long enough."""
+    """Settle the statistics, evaluate on validation, keep the best, and end the phase where it has waited long enough."""
     split = experiment.data.splits.get('validation')
     if split is None or not len(split):
         return at
+    leaves = settle(leaves)
     metrics = evaluate(predict, leaves, experiment, split).metrics
     task, patience = experiment.task, experiment.config['patience']
     base = experiment.baselines('validation')

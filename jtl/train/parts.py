@@ -62,6 +62,6 @@ def prediction_step(experiment: Experiment) -> Callable[[Mapping[str, jax.Array]
     return compile_predict(make_predict(experiment.net, experiment.tasks, experiment.prepare), experiment.mesh)
 
 
-def order_seed(seed: int, phase: int) -> int:
-    """The seed of the order of a phase's examples, derived by name."""
+def order_seed(seed: int, phase: int | str) -> int:
+    """The seed of the order of a phase's examples (or of another use of them, by its name), derived by name."""
     return int.from_bytes(hashlib.sha256(f'{seed}/order/{phase}'.encode()).digest()[:4], 'big')

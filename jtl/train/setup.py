@@ -147,7 +147,7 @@ def checked(config: Any) -> dict[str, Any]:
     for key in ('batch_size', 'accumulate', 'log_every'):
         if plain[key] < 1:
             raise UserError(f'config.{key}: a whole number of at least 1, found {plain[key]}.')
-    for key in ('steps', 'epochs', 'eval_every', 'eval_batch_size', 'checkpoint_every', 'patience'):
+    for key in ('steps', 'epochs', 'eval_every', 'eval_batch_size', 'checkpoint_every', 'patience', 'recalibrate'):
         if not 0 <= plain[key] < math.inf:
             raise UserError(f'config.{key}: a number of at least 0, found {plain[key]}.')
     for key, choices in (('select', ('last', 'best')), ('init_head', ('new', 'keep'))):
