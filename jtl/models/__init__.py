@@ -18,6 +18,11 @@ MODELS = {
     'efficientnet_lite2': 'jtl.models.efficientnet_lite:efficientnet_lite2',
     'efficientnet_lite3': 'jtl.models.efficientnet_lite:efficientnet_lite3',
     'efficientnet_lite4': 'jtl.models.efficientnet_lite:efficientnet_lite4',
+    'resnet18': 'jtl.models.resnet:resnet18',
+    'resnet34': 'jtl.models.resnet:resnet34',
+    'resnet50': 'jtl.models.resnet:resnet50',
+    'resnet101': 'jtl.models.resnet:resnet101',
+    'resnet152': 'jtl.models.resnet:resnet152',
 }
 """jtl's own family functions: name -> 'module:function', imported when asked for. Each returns a `Model`."""
 
