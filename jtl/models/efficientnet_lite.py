@@ -16,8 +16,8 @@ from jax.typing import DTypeLike
 
 from jtl.checkpoint.adapt import NameTable
 from jtl.errors import UserError
-from jtl.models.base import EVAL, Backbone, Features, Mode, Model, Stage, Weights
-from jtl.models.layers import DepthwiseConv, batch_norm, stochastic_depth
+from jtl.models.base import Backbone, Model, Stage, Weights
+from jtl.models.mbconv import ConvBN, InvertedBottleneck, round_channels
 from jtl.models.preprocessing import Preprocessing
 from jtl.rules import as_rules
 
@@ -60,83 +60,6 @@ GROUPS = (
 )
 STEM, TOP = 32, 1280
 
-# He initialisation by fan-out, as the original trains from; a depthwise kernel's fan is its k * k taps alone.
-_conv_init = nn.initializers.variance_scaling(2.0, 'fan_out', 'normal')
-_depthwise_init = nn.initializers.variance_scaling(2.0, 'fan_in', 'normal')
-
-
-class ConvBN(nn.Module):
-    """Convolution without bias, BatchNorm, ReLU6. Reads `image` or `map` (B,H,W,C); gives `map` (B, H / stride, W / stride, channels)."""
-
-    channels: int
-    kernel: int = 1
-    stride: int = 1
-    bn_momentum: float = 0.99
-    dtype: DTypeLike = jnp.float32
-    param_dtype: DTypeLike = jnp.float32
-
-    @nn.compact
-    def __call__(self, features: Features, mode: Mode = EVAL) -> Features:
-        """`features` with `map` in the place of what was read."""
-        rest = {name: value for name, value in features.items() if name not in ('image', 'map')}
-        x = features['map'] if 'map' in features else features['image']
-        x = _conv(self, self.channels, self.kernel, self.stride, 'conv')(x)
-        return rest | {'map': nn.relu6(_bn(self, mode, 'bn')(x))}
-
-
-class Block(nn.Module):
-    """Inverted bottleneck: expand, depthwise convolution, project; the input is added where the shape allows. `map` to `map`.
-
-    Attributes:
-      channels: of the output.
-      expand: factor of the widening before the depthwise convolution; 1 leaves it out.
-      drop_rate: stochastic depth, the chance that training skips this block for an example.
-    """
-
-    channels: int
-    kernel: int
-    stride: int
-    expand: int
-    drop_rate: float = 0.0
-    bn_momentum: float = 0.99
-    dtype: DTypeLike = jnp.float32
-    param_dtype: DTypeLike = jnp.float32
-
-    @nn.compact
-    def __call__(self, features: Features, mode: Mode = EVAL) -> Features:
-        """`features` with the new `map`."""
-        x = y = features['map'].astype(self.dtype)
-        if self.expand != 1:
-            y = _conv(self, x.shape[-1] * self.expand, 1, 1, 'expand')(y)
-            y = nn.relu6(_bn(self, mode, 'expand_bn')(y))
-        depthwise = DepthwiseConv(
-            self.kernel, self.stride, kernel_init=_depthwise_init, dtype=self.dtype, param_dtype=self.param_dtype, name='depthwise'
-        )
-        y = nn.relu6(_bn(self, mode, 'depthwise_bn')(depthwise(y)))
-        y = _bn(self, mode, 'project_bn')(_conv(self, self.channels, 1, 1, 'project')(y))
-        if self.stride == 1 and x.shape[-1] == self.channels:
-            if mode.train and self.drop_rate:
-                y = stochastic_depth(self, y, self.drop_rate)
-            y = y + x
-        return features | {'map': y}
-
-
-def _conv(module: ConvBN | Block, channels: int, kernel: int, stride: int, name: str) -> nn.Conv:
-    return nn.Conv(
-        channels,
-        (kernel, kernel),
-        strides=(stride, stride),
-        use_bias=False,
-        kernel_init=_conv_init,
-        dtype=module.dtype,
-        param_dtype=module.param_dtype,
-        name=name,
-    )
-
-
-def _bn(module: ConvBN | Block, mode: Mode, name: str) -> nn.BatchNorm:
-    return batch_norm(module, mode, name, epsilon=1e-3)
-
 
 def efficientnet_lite(
     variant: int,
@@ -165,12 +88,13 @@ def efficientnet_lite(
             f'model: EfficientNet-Lite needs stochastic_depth in [0, 1) and bn_momentum in [0, 1], found {stochastic_depth} and {bn_momentum}.'
         )
     scale = VARIANTS[variant]
-    kinds: dict[str, Any] = {'bn_momentum': bn_momentum, 'dtype': dtype, 'param_dtype': param_dtype}
-    blocks = [
-        partial(Block, _round_channels(group.channels * scale.width), group.kernel, group.stride if i == 0 else 1, group.expand, **kinds)
-        for group in GROUPS
-        for i in range(group.repeats if group.fixed else math.ceil(group.repeats * scale.depth))
-    ]
+    kinds: dict[str, Any] = {'activation': nn.relu6, 'bn_momentum': bn_momentum, 'dtype': dtype, 'param_dtype': param_dtype}
+    blocks, channels = [], STEM
+    for group in GROUPS:
+        for i in range(group.repeats if group.fixed else math.ceil(group.repeats * scale.depth)):
+            width, stride = channels * group.expand, group.stride if i == 0 else 1
+            channels = round_channels(group.channels * scale.width)
+            blocks.append(partial(InvertedBottleneck, channels, width, kernel=group.kernel, stride=stride, **kinds))
     stages = (
         Stage('stem', partial(ConvBN, STEM, kernel=3, stride=2, **kinds)),
         *(Stage(f'block_{i}', partial(block, drop_rate=stochastic_depth * i / len(blocks))) for i, block in enumerate(blocks)),
@@ -198,12 +122,6 @@ efficientnet_lite1 = partial(efficientnet_lite, 1)
 efficientnet_lite2 = partial(efficientnet_lite, 2)
 efficientnet_lite3 = partial(efficientnet_lite, 3)
 efficientnet_lite4 = partial(efficientnet_lite, 4)
-
-
-def _round_channels(channels: float) -> int:
-    """The nearest multiple of 8 that is not more than a tenth below."""
-    nearest = max(8, int(channels + 4) // 8 * 8)
-    return nearest + 8 if nearest < 0.9 * channels else nearest
 
 
 def _torch_rules() -> list[tuple[str, Any]]:

@@ -14,7 +14,7 @@ from jtl.errors import UserError
 from jtl.models import build_model
 from jtl.models.base import Backbone, Mode, Stage, depths, flatten, init_shapes, stage_of, unflatten, with_stages
 from jtl.models.convnet import ConvStage, DenseStage
-from jtl.models.efficientnet_lite import Block, ConvBN
+from jtl.models.mbconv import ConvBN, InvertedBottleneck
 
 
 class Pool(nn.Module):
@@ -23,10 +23,10 @@ class Pool(nn.Module):
 
 
 STAGES = (
-    Stage('stem', partial(ConvBN, 4, kernel=3, stride=2)),
-    Stage('block_0', partial(Block, 4, 3, 1, 2, drop_rate=0.5)),
-    Stage('block_1', partial(Block, 6, 5, 2, 2)),
-    Stage('norm', partial(ConvBN, 8), tail=True),
+    Stage('stem', partial(ConvBN, 4, nn.relu6, kernel=3, stride=2)),
+    Stage('block_0', partial(InvertedBottleneck, 4, 8, nn.relu6, drop_rate=0.5)),
+    Stage('block_1', partial(InvertedBottleneck, 6, 8, nn.relu6, kernel=5, stride=2)),
+    Stage('norm', partial(ConvBN, 8, nn.relu6), tail=True),
 )
 MODEL = build_model({'name': 'convnet', 'channels': (3, 4), 'dense': (5,), 'batch_norm': True, 'dropout': 0.5})
 BACKBONES = {'mobile': with_stages(Backbone(stages=STAGES), (Stage('pooling', Pool, tail=True),)), 'convnet': MODEL.backbone}
@@ -86,7 +86,7 @@ def test_wrong_names_and_order():
 
 def test_a_stage_may_be_rematerialised_with_equal_gradients():
     features = {'map': jax.random.normal(jax.random.key(0), (2, 6, 6, 4))}
-    plain, remat = ConvBN(4), nn.remat(ConvBN, static_argnums=(2,))(4)
+    plain, remat = ConvBN(4, nn.relu6), nn.remat(ConvBN, static_argnums=(2,))(4, nn.relu6)
     variables = jax.jit(plain.init)(jax.random.key(1), features)
 
     def grads(module):
@@ -99,7 +99,7 @@ def test_a_stage_may_be_rematerialised_with_equal_gradients():
     jax.tree.map(partial(np.testing.assert_allclose, rtol=1e-4, atol=1e-4), grads(plain), grads(remat))
 
 
-@pytest.mark.parametrize('stage', [ConvStage(3, batch_norm=True), DenseStage(4), ConvBN(4), Block(1, 3, 1, 2)])
+@pytest.mark.parametrize('stage', [ConvStage(3, batch_norm=True), DenseStage(4), ConvBN(4, nn.relu6), InvertedBottleneck(1, 2, nn.relu6)])
 def test_every_module_has_a_dtype_for_computing_and_one_for_parameters(stage):
     stage = stage.clone(dtype=jnp.bfloat16, param_dtype=jnp.float16)
     features, variables = jax.eval_shape(partial(stage.init_with_output, jax.random.key(0)), {'map': jnp.ones((1, 4, 4, 1))})

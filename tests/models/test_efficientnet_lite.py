@@ -13,7 +13,7 @@ from jtl.checkpoint.base import Checkpoint
 from jtl.errors import UserError
 from jtl.models import build_model
 from jtl.models.base import EVAL, Mode, init_shapes, unflatten
-from jtl.models.efficientnet_lite import Block
+from jtl.models.mbconv import InvertedBottleneck
 from jtl.names import lookup
 
 GENERATE = Path(__file__).parent / 'golden' / 'generate.py'
@@ -99,7 +99,7 @@ def test_stochastic_depth_grows_with_depth_and_needs_training():
     rates = [stage.make().drop_rate for stage in stages if stage.name.startswith('block')]
     np.testing.assert_allclose(rates, [0.2 * i / 16 for i in range(16)])
 
-    block = Block(4, 3, 1, 2, drop_rate=0.5)
+    block = InvertedBottleneck(4, 8, jax.nn.relu6, drop_rate=0.5)
     x = jax.random.normal(jax.random.key(0), (64, 5, 5, 4))
     variables = jax.jit(block.init)(jax.random.key(1), {'map': x})
     run = jax.jit(block.apply, static_argnums=2)
