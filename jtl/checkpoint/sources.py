@@ -13,6 +13,7 @@ from etils import epath
 
 from jtl.checkpoint.base import Checkpoint, CheckpointError
 from jtl.checkpoint.blob import Blob, open_blob, zip_members
+from jtl.checkpoint.hdf5_file import KERAS_MEMBER, MAGIC, open_hdf5, open_keras_zip
 from jtl.checkpoint.msgpack_file import open_msgpack
 from jtl.checkpoint.npz_file import open_npz
 from jtl.checkpoint.orbax_dir import is_orbax, open_orbax
@@ -23,10 +24,20 @@ from jtl.errors import UserError, did_you_mean
 T = TypeVar('T')
 _INDEX = 'model.safetensors.index.json'
 HUB_FILES = ('model.safetensors', _INDEX, 'pytorch_model.bin', 'flax_model.msgpack')  # in order of preference
-_SUFFIXES = ('.safetensors', '.pth', '.pt', '.bin', '.ckpt', '.msgpack', '.npz')  # what may be weights where no file is named
+_SUFFIXES = (
+    '.safetensors',
+    '.pth',
+    '.pt',
+    '.bin',
+    '.ckpt',
+    '.msgpack',
+    '.npz',
+    '.h5',
+    '.hdf5',
+    '.keras',
+)  # what may be weights where no file is named
 # Files that people take for checkpoints, by their first bytes.
 _OTHERS = {
-    b'\x89HDF\r\n\x1a\n': 'an HDF5 file (Keras). Convert it to safetensors or npz first',
     b'GGUF': 'a GGUF file (llama.cpp). Use the safetensors it was made from',
     b'\x93NUMPY': 'a single array (.npy). Save named arrays with numpy.savez',
     b'version https://git-lfs': 'a Git LFS pointer, not the file itself. Fetch it: git lfs pull',
@@ -99,10 +110,12 @@ def open_file(path: epath.Path, origin: str) -> Checkpoint:
         return open_safetensors(blob, origin)
     if kind == 'msgpack':
         return open_msgpack(blob, origin)
+    if kind == 'hdf5':
+        return open_hdf5(blob, origin)
     if kind == 'json':
         return open_safetensors_index(blob, origin, lambda file: _shard(path.parent / file, origin))
     raise CheckpointError(
-        f'{name}: {kind or "not a checkpoint of a known format (torch, safetensors, Flax msgpack, npz, Orbax directory)"}; '
+        f'{name}: {kind or "not a checkpoint of a known format (torch, safetensors, Flax msgpack, npz, Keras HDF5, Orbax directory)"}; '
         f'it has {blob.size} bytes and begins with {blob.read(0, min(blob.size, 12)).tobytes()!r}.'
     )
 
@@ -112,6 +125,8 @@ def _kind(blob: Blob) -> str | None:
     head = blob.read(0, min(blob.size, 32)).tobytes()
     if head[:4] in (b'PK\x03\x04', b'PK\x05\x06'):
         return 'zip'
+    if head.startswith(MAGIC):
+        return 'hdf5'
     if head[:1] == b'\x80' and LEGACY_MAGIC in head:
         return 'torch legacy'
     if head[8:9] == b'{' and int.from_bytes(head[:8], 'little') <= HEADER_LIMIT:
@@ -131,8 +146,10 @@ def _open_zip(blob: Blob, origin: str) -> Checkpoint:
         return open_torch_zip(blob, origin, members)
     if members and all(name.endswith('.npy') for name in members):
         return open_npz(blob, origin, members)
+    if KERAS_MEMBER in members:
+        return open_keras_zip(blob, origin, members)
     raise CheckpointError(
-        f'{blob.name}: a zip archive that is neither torch (data.pkl) nor npz (.npy alone). It holds: {", ".join(list(members)[:5]) or "nothing"}.'
+        f'{blob.name}: a zip archive that is neither torch (data.pkl) nor npz (.npy alone) nor Keras ({KERAS_MEMBER}). It holds: {", ".join(list(members)[:5]) or "nothing"}.'
     )
 
 
