@@ -96,8 +96,20 @@ def content_digest(examples: Examples, index: int) -> bytes:
     own = getattr(examples, 'digest', None)
     if own is not None:
         return own(index)
-    image = np.ascontiguousarray(examples[index]['image'])
+    return pixels_digest(examples[index]['image'], f'example {index}')
+
+
+def pixels_digest(image: np.ndarray, name: str) -> bytes:
+    """A digest of shape and pixels, after a look whether they are those of a picture; `name` is what to call it."""
+    image = np.ascontiguousarray(image)
+    check_image(image, name)
     return hashlib.sha256(repr((image.shape, image.dtype.str)).encode() + image.tobytes()).digest()
+
+
+def check_image(image: np.ndarray, name: str) -> None:
+    """UnreadableError for an array that is no picture: not (H, W) or (H, W, 1 to 4 channels), or empty."""
+    if image.ndim not in (2, 3) or image.shape[2:] not in ((), (1,), (2,), (3,), (4,)) or 0 in image.shape:
+        raise UnreadableError(f'{name}: an image must be (height, width, 1 to 4 channels), found shape {image.shape}.')
 
 
 def fingerprint(splits: Mapping[str, Split], labels: Sequence[str], content: str = '') -> str:

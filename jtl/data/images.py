@@ -10,8 +10,7 @@ import numpy as np
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float, Shaped
 
-from jtl.data.base import UnreadableError
-from jtl.errors import UserError
+from jtl.data.base import UnreadableError, check_image
 from jtl.models.preprocessing import Preprocessing
 
 if TYPE_CHECKING:
@@ -81,10 +80,9 @@ def prepare(image: np.ndarray, preprocessing: Preprocessing, crop: float | None 
     Returns:
       (h, w, C) of the same dtype (float64 becomes float32), with 3 channels in RGB order (`normalize` turns them) or 1.
     """
+    check_image(image, 'A picture')
     if image.ndim == 2:
         image = image[..., None]
-    if image.ndim != 3 or image.shape[-1] not in (1, 2, 3, 4) or 0 in image.shape:
-        raise UserError(f'An image must be (height, width, 1 to 4 channels), found shape {image.shape}.')
     if image.dtype != np.uint8:
         image = image.astype(np.float32, copy=False)
     image = _channels(image, preprocessing.depth)

@@ -19,6 +19,17 @@ from etils import epath
 from jtl.errors import UserError
 
 
+def preparation(name: str, data_dir: str) -> str:
+    """The command that prepares a data set as array_record (that of TFDS, `tfds build`, wants apache-beam and mlcroissant too)."""
+    call = f"tfds.builder('{name}', data_dir='{data_dir}', file_format='array_record').download_and_prepare()"
+    return f'python -c "import tensorflow_datasets as tfds; {call}"'
+
+
+def conversion(path: str) -> str:
+    """The command that adds array_record files to a data set prepared as tfrecord, beside these; it runs where TensorFlow and apache-beam are."""
+    return f'python -m tensorflow_datasets.scripts.convert_format --dataset_version_dir={path} --out_file_format=array_record'
+
+
 def prepare(name: str, data_dir: epath.Path) -> Any:
     """Download and prepare a TFDS data set below `data_dir`; its `tfds.core.DatasetBuilder`.
 
@@ -39,7 +50,7 @@ def prepare(name: str, data_dir: epath.Path) -> Any:
         missing = 'TensorFlow' if (error.name or 'tensorflow') == 'tensorflow' else error.name
         raise UserError(
             f'data.download: preparing {name} needs {missing} ({_step(error)}). Prepare it once where {missing} is installed: '
-            f'tfds build {name} --file_format=array_record --data_dir=DIR, then set data.root=DIR. Reading it needs no TensorFlow.'
+            f'{preparation(name, "DIR")} and set data.root=DIR. Reading it needs no TensorFlow.'
         ) from None
     except Exception as error:  # network, checksums, missing manual downloads: each source fails in its own way
         raise UserError(

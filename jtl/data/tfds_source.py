@@ -9,9 +9,9 @@ import numpy as np
 import tensorflow_datasets as tfds
 from etils import epath
 
-from jtl.data.base import Data, Example, Split, fingerprint, take
+from jtl.data.base import Data, Example, Split, fingerprint, pixels_digest, take
 from jtl.data.images import decode, verify
-from jtl.data.tfds_prepare import first_line, prepare, quiet
+from jtl.data.tfds_prepare import conversion, first_line, preparation, prepare, quiet
 from jtl.errors import UserError, did_you_mean
 
 SPLIT_NAMES = {'train': ('train',), 'validation': ('validation', 'valid', 'val', 'dev'), 'test': ('test',)}
@@ -38,7 +38,7 @@ class TfdsExamples:
         """SHA-256 of the encoded picture, after a look whether it can be read to its end."""
         image = self.source[index][self.image_key]
         if not isinstance(image, bytes):
-            return hashlib.sha256(np.ascontiguousarray(image).tobytes()).digest()
+            return pixels_digest(image, f'{self.name}[{index}]')
         verify(image, f'{self.name}[{index}]')
         return hashlib.sha256(image).digest()
 
@@ -59,7 +59,7 @@ def named(section: Mapping[str, Any]) -> Data:
         if not section.get('download'):
             raise UserError(
                 f'data.name: {name} is not prepared in {data_dir}. Set data.download=True to have it downloaded and prepared, '
-                f'or run: tfds build {name} --file_format=array_record --data_dir={data_dir}'
+                f'or run: {preparation(name, str(data_dir))}'
             )
         builder = prepare(name, data_dir)
     return from_builder(builder, section)
@@ -96,8 +96,9 @@ def from_builder(builder: Any, section: Mapping[str, Any]) -> Data:
     label_key = _key(builder, section, 'label_key', 1, [k for k, f in features.items() if _class_label(f) is not None])
     class_label = _class_label(features[label_key])
     labels = tuple(class_label.names) if class_label is not None and class_label.num_classes else ()
-    # Pictures stay encoded, so that labels are read without decoding any; those of other features are never decoded.
-    still = {k: tfds.decode.SkipDecoding() for k, f in features.items() if isinstance(f, tfds.features.Image) and f.np_dtype == np.uint8}
+    # Pictures stay encoded, so that labels are read without decoding any; those of other features are never decoded. Float pictures are
+    # disguised as PNGs with an alpha channel, which only TFDS can read.
+    still = {k: tfds.decode.SkipDecoding() for k, f in features.items() if isinstance(f, tfds.features.Image) and f.np_dtype != np.float32}
     splits, notes = {}, []
     for split, names in SPLIT_NAMES.items():
         found = [n for n in names if n in builder.info.splits and builder.info.splits[n].num_examples]
@@ -107,9 +108,8 @@ def from_builder(builder: Any, section: Mapping[str, Any]) -> Data:
             source = builder.as_data_source(found[0], decoders=still)
         except NotImplementedError:
             raise UserError(
-                f'data: {name} in {builder.data_path} is prepared as {builder.info.file_format.value}, which only TensorFlow reads. Prepare it as '
-                f'array_record, once, where TensorFlow is installed: tfds build {builder.name} --file_format=array_record --data_dir=DIR, '
-                'and set data.root to DIR.'
+                f'data: {name} in {builder.data_path} is prepared as {builder.info.file_format.value}, which only TensorFlow reads. Add array_record '
+                f'files, once, where TensorFlow and apache-beam are installed: {conversion(str(builder.data_path))}'
             ) from None
         targets = _targets(source, label_key, class_label)
         whole = Split(TfdsExamples(source, image_key, targets, found[0]), targets, f'{found[0]}[{{}}]'.format)
@@ -148,7 +148,7 @@ def _builder(name: str, data_dir: epath.Path) -> Any:
     except ImportError as error:
         raise UserError(
             f'data.name: the definition of {name} needs {error.name}, which is not installed. Install it, or prepare the data elsewhere '
-            f"(tfds build {name} --file_format=array_record) and set data.name='tfds', data.root=<the prepared directory>."
+            f"({preparation(name, 'DIR')}) and set data.name='tfds', data.root=<the prepared directory, that of dataset_info.json>."
         ) from None
     except Exception as error:  # AssertionError, ValueError: no such version or configuration; TFDS's message names those there are
         raise UserError(f'data.name: {name} cannot be opened: {first_line(error)}') from None

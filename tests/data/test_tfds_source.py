@@ -6,6 +6,7 @@ import tensorflow_datasets as tfds
 from PIL import Image
 
 from jtl.data import load_data
+from jtl.data.preflight import preflight
 from jtl.errors import UserError
 
 
@@ -82,6 +83,54 @@ def test_kinds_of_labels(root):
     assert targets('grams').tolist() == [0, 0.5, 1] and targets('grams').dtype == np.float32
 
 
+def test_a_data_set_whose_definition_nobody_has(tmp_path):
+    """Prepared elsewhere: the directory is all there is. Grey pictures of 8 and 16 bits, and what is no picture."""
+    rng = np.random.default_rng(0)
+    pixels = rng.integers(0, 2**16, (4, 5, 6), np.uint16)
+
+    def encoded(array):
+        file = io.BytesIO()
+        Image.fromarray(array).save(file, 'png')
+        return file.getvalue()
+
+    with tfds.core.registered.skip_registration():
+
+        class Ark(tfds.core.GeneratorBasedBuilder):
+            VERSION = tfds.core.Version('1.0.0')
+            pkg_dir_path = None
+
+            def _info(self):
+                features = {
+                    'grey': tfds.features.Image(shape=(None, None, 1)),
+                    'deep': tfds.features.Image(shape=(None, None, 1), dtype=np.uint16),
+                    'bands': tfds.features.Tensor(shape=(5, 6, 5), dtype=np.uint8),
+                    'label': tfds.features.ClassLabel(names=['clean', 'unclean']),
+                }
+                features = tfds.features.FeaturesDict(features)
+                return tfds.core.DatasetInfo(builder=self, features=features, supervised_keys=('grey', 'label'), disable_shuffling=True)
+
+            def _split_generators(self, dl_manager):
+                return {'train': self._generate_examples()}
+
+            def _generate_examples(self):
+                for k in range(4):
+                    bands = np.zeros((5, 6, 5), np.uint8)
+                    grey = encoded((pixels[k] // 257).astype(np.uint8))
+                    yield k, {'grey': grey, 'deep': encoded(pixels[k]), 'bands': bands, 'label': k % 2}
+
+    Ark(data_dir=tmp_path, file_format='array_record').download_and_prepare()
+    place = {'name': 'tfds', 'root': str(tmp_path / 'ark' / '1.0.0'), 'validation': 0.0, 'test': 0.0}
+    by_place, by_name = load_data(place), load_data({**place, 'name': 'ark', 'root': str(tmp_path)})
+    assert by_place.labels == by_name.labels == ('clean', 'unclean') and by_place.fingerprint == by_name.fingerprint
+    assert by_place.splits['train'].targets.tolist() == [0, 1, 0, 1]
+    for data in (by_place, load_data({**place, 'image_key': 'deep'})):
+        example = data.splits['train'].examples[3]
+        assert example['label'] == 1
+        np.testing.assert_array_equal(example['image'][..., 0], pixels[3] // 257)
+    with pytest.raises(UserError, match=r'train\[0\]: an image must be \(height, width, 1 to 4 channels\), found shape \(5, 6, 5\)'):
+        preflight(load_data({**place, 'image_key': 'bands'}))
+
+
 def test_what_is_wrong_is_said(root, tmp_path):
     def refuse(message, **section):
         with pytest.raises(UserError, match=message):
@@ -93,7 +142,10 @@ def test_what_is_wrong_is_said(root, tmp_path):
     refuse(r'zoo:9.9.9 cannot be opened: .*only: 1.2.3', name='zoo:9.9.9')
     (tmp_path / 'ark' / '1.0.0').mkdir(parents=True)
     refuse(r'ark is there in another version', name='ark:2.0.0', root=str(tmp_path))
-    refuse(r'beans is not prepared in .* Set data.download=True .* tfds build beans --file_format=array_record', name='beans')
+    refuse(
+        r'beans is not prepared in .* Set data.download=True .* python -c "import tensorflow_datasets .*builder\(\'beans\', data_dir=.*, file_format=\'array_record\'\)',
+        name='beans',
+    )
     refuse(r'beans:9.9.9 cannot be opened: .*only: 0.1.0', name='beans:9.9.9')
     refuse(r'holds no dataset_info.json', name='tfds')
     refuse(r'needs a prepared directory', name='tfds', root='')
@@ -107,7 +159,9 @@ def test_tfrecord_is_refused_with_the_remedy(root, tmp_path):
     info = place / 'dataset_info.json'
     info.write_text(info.read_text().replace('array_record', 'tfrecord'))
     with pytest.raises(
-        UserError, match=r'is prepared as tfrecord, which only TensorFlow reads. .*tfds build zoo --file_format=array_record'
+        UserError,
+        match=r'is prepared as tfrecord, which only TensorFlow reads\. Add array_record files, once, where TensorFlow and apache-beam are installed: '
+        rf'python -m tensorflow_datasets\.scripts\.convert_format --dataset_version_dir={place} --out_file_format=array_record$',
     ):
         load_data({'name': 'tfds', 'root': str(place), 'label_key': 'kind'})
 

@@ -109,7 +109,7 @@ def test_mnist_needs_tensorflow_to_encode_its_arrays(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, 'tensorflow', None)  # absent, wherever this runs
     with pytest.raises(
         UserError,
-        match=r'preparing mnist needs TensorFlow \(in image_classification\.mnist, _extract_mnist_images\).* tfds build mnist --file_format=array_record',
+        match=r'preparing mnist needs TensorFlow \(in image_classification\.mnist, _extract_mnist_images\).* python -c .*builder\(.mnist., data_dir=.DIR., file_format=.array_record.\)',
     ):
         load_data({'name': 'mnist', 'root': str(tmp_path), 'download': True})
 
