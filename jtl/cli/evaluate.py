@@ -28,7 +28,7 @@ def run(args: argparse.Namespace, rest: Sequence[str]) -> int:
         print(json.dumps(metrics, indent=1))
     else:
         for name, value in metrics.items():
-            print(f'{name:<28}{value:.4f}')
+            print(f'{name:<32}{value:.4f}')
     return 0
 
 

@@ -28,7 +28,7 @@ def run(args: argparse.Namespace, rest: Sequence[str]) -> int:
     for name, value in result['metrics'].items():
         constant = result['baseline'].get(name)
         beside = f'   (constant guess {constant:.4f})' if constant is not None else ''
-        print(f'{name:<28}{"-" if value is None else f"{value:.4f}"}{beside}')
+        print(f'{name:<32}{"-" if value is None else f"{value:.4f}"}{beside}')
     print(f'{result["steps"]} steps, {result["seconds"]:.0f} s. Report: {args.workdir}/report.html')
     return 0
 
