@@ -20,6 +20,7 @@ from jtl import config as configs
 from jtl.checkpoint.base import CheckpointError
 from jtl.data.images import EXTENSIONS, prepare
 from jtl.data.inputs import prepare_inputs
+from jtl.data.views import Views
 from jtl.errors import UserError
 from jtl.models import build_model
 from jtl.models.base import with_stages
@@ -50,17 +51,27 @@ class Bundle:
     metadata: Mapping[str, Any]
     apply: Callable[[Any, Any], jax.Array]
 
-    def outputs(self, batch: Mapping[str, Any]) -> np.ndarray:
-        """(B, K) float32 outputs of a prepared batch, such as {'image': (B, H, W, C) uint8}."""
+    def outputs(self, batch: Mapping[str, Any], views: Views | None = None) -> np.ndarray:
+        """(B, K) float32 outputs of a prepared batch, such as {'image': (B, H, W, C) uint8}.
+
+        With `views` the pictures are those of `views.crop`, and outputs are the task's average over the views.
+        """
+        if views is not None:
+            several = [self.outputs({**batch, 'image': image}) for image in views(jnp.asarray(batch['image']))]
+            return np.asarray(self.task.average(jnp.stack(several)))
         return np.asarray(self.apply(self.leaves, {k: jnp.asarray(v) for k, v in batch.items()}))
 
-    def predict(self, images: Sequence[np.ndarray], batch_size: int = 32) -> list[dict[str, Any]]:
-        """What the task says of each picture, (H, W, C) uint8 of any size: {'label', 'probability', ...} for a classification."""
+    def predict(self, images: Sequence[np.ndarray], batch_size: int = 32, views: Views | None = None) -> list[dict[str, Any]]:
+        """What the task says of each picture, (H, W, C) uint8 of any size: {'label', 'probability', ...} for a classification.
+
+        `views`, made by `jtl.data.views.views_of(names, bundle.preprocessing)`, average predictions over several views of each picture.
+        """
+        crop = views.crop if views else None
         found: list[dict[str, Any]] = []
         for first in range(0, len(images), batch_size):
-            rows = np.stack([prepare(image, self.preprocessing) for image in images[first : first + batch_size]])
+            rows = np.stack([prepare(image, self.preprocessing, crop) for image in images[first : first + batch_size]])
             filled = np.concatenate([rows, np.repeat(rows[-1:], batch_size - len(rows), axis=0)])  # one shape, one compilation
-            found += [self.task.describe(row) for row in self.outputs({'image': filled})[: len(rows)]]
+            found += [self.task.describe(row) for row in self.outputs({'image': filled}, views)[: len(rows)]]
         return found
 
 

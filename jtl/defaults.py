@@ -69,6 +69,7 @@ def default_config(**sections: Any) -> ConfigDict:
             'patience': 0,  # evaluations without a better validation metric that end a phase; 0: never
             'recalibrate': 0,  # training batches over which BatchNorm statistics are computed anew before each evaluation (for EMA); 0: they stay
             'select': 'last',  # which parameters the run ends with: 'last', or 'best' on validation
+            'tta': (),  # 'flip', 'crops': views over which the final evaluation of validation and test averages too (`tta_accuracy` beside `accuracy`)
             'evaluators': (),  # 'knn', 'linear': what the final backbone's features are worth without a trained head; see also `jtl probe`
             'probe': probes.defaults(),
             'compare': {

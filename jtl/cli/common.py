@@ -33,6 +33,15 @@ def read_config(args: argparse.Namespace, rest: Sequence[str]) -> Any:
     return parsed.config
 
 
+def names_of_views(text: str) -> tuple[str, ...]:
+    """The views that `--tta=A,B` names. UserError for one that is none."""
+    from jtl.data.views import check_views
+
+    names = tuple(name.strip() for name in text.split(',') if name.strip())
+    check_views(names, '--tta')
+    return names
+
+
 def refuse_rest(rest: Sequence[str]) -> None:
     """UserError for arguments that the command does not have."""
     if rest:

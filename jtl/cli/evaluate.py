@@ -4,7 +4,7 @@ import argparse
 import json
 from collections.abc import Sequence
 
-from jtl.cli.common import prepare_jax
+from jtl.cli.common import names_of_views, prepare_jax
 from jtl.errors import UserError
 
 
@@ -12,6 +12,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The command's arguments."""
     parser.add_argument('model', metavar='RUN_OR_BUNDLE', help='a finished run directory, or a bundle')
     parser.add_argument('--split', action='append', default=[], help='which splits; default: validation and test, or all there are')
+    parser.add_argument(
+        '--tta',
+        metavar='VIEWS',
+        help="also averaged over views of each picture: flip, crops or flip,crops; default: the run's own config.tta",
+    )
     parser.add_argument('--json', action='store_true', help='print JSON')
     parser.epilog = "Other data: --config.data.root=DIR and other data fields, over those of the run's config."
 
@@ -23,7 +28,9 @@ def run(args: argparse.Namespace, rest: Sequence[str]) -> int:
     from jtl.train.evaluation import evaluate_bundle
 
     bundle = load_bundle(args.model)
-    metrics = evaluate_bundle(bundle, data_section(bundle.metadata['config']['data'], rest), args.split)
+    config = bundle.metadata['config']
+    tta = config.get('tta', ()) if args.tta is None else names_of_views(args.tta)
+    metrics = evaluate_bundle(bundle, data_section(config['data'], rest), args.split, tta)
     if args.json:
         print(json.dumps(metrics, indent=1))
     else:

@@ -5,7 +5,7 @@ import json
 import sys
 from collections.abc import Sequence
 
-from jtl.cli.common import prepare_jax, refuse_rest
+from jtl.cli.common import names_of_views, prepare_jax, refuse_rest
 from jtl.errors import UserError
 
 
@@ -14,6 +14,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument('model', metavar='RUN_OR_BUNDLE', help='a finished run directory, or a bundle')
     parser.add_argument('inputs', nargs='+', metavar='FILE_OR_FOLDER', help='pictures, or folders of them')
     parser.add_argument('--json', action='store_true', help='a JSON object a line, with the likeliest labels')
+    parser.add_argument(
+        '--tta', default='', metavar='VIEWS', help='average over views of each picture: flip, crops or flip,crops (slower by as many)'
+    )
     parser.add_argument('--batch-size', type=int, default=32, help='pictures at a time (default 32)')
 
 
@@ -25,9 +28,11 @@ def run(args: argparse.Namespace, rest: Sequence[str]) -> int:
     prepare_jax()
     from jtl.bundle import find_pictures, load_bundle
     from jtl.data.images import decode
+    from jtl.data.views import views_of
 
     files = find_pictures(args.inputs)
     bundle = load_bundle(args.model)
+    views = views_of(names_of_views(args.tta), bundle.preprocessing)
     failed = False
     for first in range(0, len(files), args.batch_size):
         names, pictures = [], []
@@ -38,7 +43,7 @@ def run(args: argparse.Namespace, rest: Sequence[str]) -> int:
             except UserError as error:
                 print(f'jtl predict: {error}', file=sys.stderr)
                 failed = True
-        for name, said in zip(names, bundle.predict(pictures, args.batch_size), strict=True):
+        for name, said in zip(names, bundle.predict(pictures, args.batch_size, views), strict=True):
             print(json.dumps({'file': name, **said}) if args.json else line(name, said))
     return 2 if failed else 0
 

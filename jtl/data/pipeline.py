@@ -70,6 +70,7 @@ def eval_batches(
     batch_size: int,
     preprocessing: Preprocessing,
     size: tuple[int, int] | None = None,
+    crop: float | None = None,
     slots: slice | None = None,
     workers: int = 0,
 ) -> Iterator[dict[str, np.ndarray]]:
@@ -80,6 +81,7 @@ def eval_batches(
       batch_size: of the global batch.
       preprocessing: of the weights.
       size: height and width that the network reads; None: those of `preprocessing`.
+      crop: None for pictures as evaluation crops them; else they come as `padded_size(size, crop)`, and the device takes views of them.
       slots: the contiguous part of the global batch that this host reads; None: all of it.
       workers: processes that read; 0: threads of this process.
 
@@ -87,7 +89,7 @@ def eval_batches(
       As `train_batches`, and `mask` (b,) float32: 1, or 0 for filling. Shapes never change.
     """
     positions = range(batch_size)[slots or slice(None)]
-    return _read_ahead(_EvalBatches(split.examples, split.targets, _sized(preprocessing, size), batch_size, positions), workers)
+    return _read_ahead(_EvalBatches(split.examples, split.targets, _sized(preprocessing, size), crop, batch_size, positions), workers)
 
 
 def epoch_steps(n: int, batch_size: int) -> int:
@@ -126,6 +128,7 @@ class _EvalBatches:
     examples: Examples
     targets: np.ndarray
     preprocessing: Preprocessing
+    crop: float | None
     batch_size: int
     positions: range
 
@@ -137,7 +140,7 @@ class _EvalBatches:
         wanted = k * self.batch_size + np.arange(self.positions.start, self.positions.stop)
         real = wanted <= last
         # Filling costs nothing: every host reads the last example at most once for it.
-        batch = _batch(self.examples, self.targets, np.minimum(wanted, last).astype(np.int32), self.preprocessing, None)
+        batch = _batch(self.examples, self.targets, np.minimum(wanted, last).astype(np.int32), self.preprocessing, self.crop)
         return {**batch, 'mask': real.astype(np.float32)}
 
 

@@ -17,6 +17,11 @@ HEAD = 'main'
 """The head's name where a run has one task: its parameters lie at `heads/main/...`."""
 
 
+def mean_outputs(outputs: Float[Array, 'v b k']) -> Float[Array, 'b k']:
+    """The mean over V views of the same examples."""
+    return outputs.mean(axis=0)
+
+
 @dataclass(frozen=True)
 class Task:
     """A value made of functions; any backbone whose features it can read will do.
@@ -34,6 +39,7 @@ class Task:
       labels: class (or output) names in output order.
       target: the batch key of the targets.
       weight: `batch -> (B,)` float32, what each example's loss counts in training; None: 1. Evaluation never weighs.
+      average: `(outputs of V views (V, B, K)) -> (B, K)`, one prediction out of several of the same example; by default the mean output.
       notes: what a person should know of how the task was made (weights of classes), a sentence each.
     """
 
@@ -49,6 +55,7 @@ class Task:
     labels: Sequence[str] = field(default_factory=tuple)
     target: str = 'label'
     weight: Callable[[Batch], Float[Array, ' b']] | None = None
+    average: Callable[[Float[Array, 'v b k']], Float[Array, 'b k']] = mean_outputs
     notes: Sequence[str] = ()
 
     def training_loss(self, outputs: Float[Array, 'b k'], batch: Batch) -> Float[Array, ' b']:

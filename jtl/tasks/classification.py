@@ -79,6 +79,7 @@ def classification(
         maximize=True,
         stages=pooling(pool),
         labels=labels,
+        average=mean_probabilities,
         weight=partial(weight_of_class, weights=weights) if weights else None,
         notes=(f'class weights in the training loss: {", ".join(f"{k} {w:.4g}" for k, w in zip(labels, weights, strict=True))}.',)
         if weights
@@ -91,6 +92,11 @@ def cross_entropy(outputs: Float[Array, 'b k'], batch: Batch, *, label_smoothing
     log_p = jax.nn.log_softmax(outputs.astype(jnp.float32))
     of_target = jnp.take_along_axis(log_p, batch['label'][:, None].astype(jnp.int32), axis=1)[:, 0]
     return -((1 - label_smoothing) * of_target + label_smoothing * log_p.mean(axis=1))
+
+
+def mean_probabilities(outputs: Float[Array, 'v b k']) -> Float[Array, 'b k']:
+    """Log of the mean over V views of the class probabilities: logits of that mean."""
+    return jax.nn.logsumexp(jax.nn.log_softmax(outputs.astype(jnp.float32)), axis=0) - jnp.log(outputs.shape[0])
 
 
 def weights_of_classes(

@@ -67,6 +67,7 @@ def multi_label(
         maximize=True,
         stages=pooling(pool),
         labels=labels,
+        average=mean_probabilities,
     )
 
 
@@ -74,6 +75,12 @@ def sigmoid_cross_entropy(outputs: Float[Array, 'b k'], batch: Batch) -> Float[A
     """Binary cross-entropy in nats, averaged over the labels of each example."""
     x, y = outputs.astype(jnp.float32), batch['label'].astype(jnp.float32)
     return -(y * jax.nn.log_sigmoid(x) + (1 - y) * jax.nn.log_sigmoid(-x)).mean(axis=1)
+
+
+def mean_probabilities(outputs: Float[Array, 'v b k']) -> Float[Array, 'b k']:
+    """The logit of each label's mean probability over V views."""
+    yes, no = (jax.nn.logsumexp(jax.nn.log_sigmoid(x), axis=0) for x in (outputs.astype(jnp.float32), -outputs.astype(jnp.float32)))
+    return yes - no
 
 
 def label_frequencies(train_targets: np.ndarray, targets: np.ndarray) -> dict[str, float]:

@@ -12,6 +12,7 @@ from jtl.config import frozen
 from jtl.data import load_data
 from jtl.data.base import Split
 from jtl.data.pipeline import eval_batches, train_batches
+from jtl.data.views import Views, views_of
 from jtl.errors import UserError, did_you_mean
 from jtl.parallel.mesh import local_slots, put_batch
 from jtl.tasks.base import HEAD
@@ -35,7 +36,9 @@ class Evaluation:
     metrics: Mapping[str, float]
 
 
-def evaluate(predict: Callable[[Any, Any], Any], leaves: Mapping[str, jax.Array], experiment: Experiment, split: Split) -> Evaluation:
+def evaluate(
+    predict: Callable[[Any, Any], Any], leaves: Mapping[str, jax.Array], experiment: Experiment, split: Split, views: Views | None = None
+) -> Evaluation:
     """Outputs, losses and metrics of every example of a split.
 
     Args:
@@ -43,9 +46,10 @@ def evaluate(predict: Callable[[Any, Any], Any], leaves: Mapping[str, jax.Array]
       leaves: all parameters and statistics.
       experiment: of the run.
       split: not empty.
+      views: those that `predict` was made with; None: none.
     """
     outputs, losses = [], []
-    for batch, real in _eval_batches(experiment, split):
+    for batch, real in _eval_batches(experiment, split, views.crop if views else None):
         out, loss = jax.device_get(predict(leaves, batch)[HEAD])
         outputs.append(out[real])
         losses.append(loss[real])
@@ -56,17 +60,24 @@ def evaluate(predict: Callable[[Any, Any], Any], leaves: Mapping[str, jax.Array]
     return Evaluation(joined, targets, each, metrics)
 
 
-def evaluate_bundle(bundle: Bundle, section: Mapping[str, Any], names: Sequence[str] = ()) -> dict[str, float]:
-    """The metrics of a bundle on the splits of a data set, as `{'test/accuracy': ...}`.
+def tta_metrics(metrics: Mapping[str, float]) -> dict[str, float]:
+    """Metrics of predictions averaged over views, under the names by which they stand beside the plain ones: 'tta_accuracy'."""
+    return {f'tta_{name}': value for name, value in metrics.items()}
+
+
+def evaluate_bundle(bundle: Bundle, section: Mapping[str, Any], names: Sequence[str] = (), tta: Sequence[str] = ()) -> dict[str, float]:
+    """The metrics of a bundle on the splits of a data set, as `{'test/accuracy': ...}`, and with `tta` `{'test/tta_accuracy': ...}` too.
 
     Args:
       bundle: loaded.
       section: the plain `data` section of a config.
       names: of splits; none: validation and test, or all there are.
+      tta: names of views, see `jtl.data.views.VIEWS`; none: no test-time augmentation.
 
     Raises:
       UserError: data that cannot be read, whose classes are not those of the bundle, or without such a split.
     """
+    views = views_of(tta, bundle.preprocessing)
     data = load_data(frozen(section))
     if tuple(data.labels) != tuple(bundle.metadata['labels']):
         raise UserError(f'The data have the classes {_some(data.labels)}, the model was trained on {_some(bundle.metadata["labels"])}.')
@@ -76,13 +87,17 @@ def evaluate_bundle(bundle: Bundle, section: Mapping[str, Any], names: Sequence[
         if name not in data.splits:
             raise UserError(f'--split: there is no split {name!r}. {did_you_mean(name, data.splits)}')
         split = data.splits[name]
-        outputs = [
-            bundle.outputs({k: batch[k] for k in bundle.net.inputs})
-            for batch in eval_batches(split, batch_size=32, preprocessing=bundle.preprocessing)
-        ]
-        metrics = bundle.task.evaluate(np.concatenate(outputs)[: len(split)], split.targets)
+        metrics = _bundle_metrics(bundle, split)
+        if views:
+            metrics |= tta_metrics(_bundle_metrics(bundle, split, views))
         found |= {f'{name}/{metric}': float(value) for metric, value in metrics.items()}
     return found
+
+
+def _bundle_metrics(bundle: Bundle, split: Split, views: Views | None = None) -> dict[str, float]:
+    batches = eval_batches(split, batch_size=32, preprocessing=bundle.preprocessing, crop=views.crop if views else None)
+    outputs = [bundle.outputs({k: batch[k] for k in bundle.net.inputs}, views) for batch in batches]
+    return bundle.task.evaluate(np.concatenate(outputs)[: len(split)], split.targets)
 
 
 def _some(labels: Sequence[str]) -> str:
@@ -111,7 +126,7 @@ def training_batches(experiment: Experiment, seed: int, first_step: int) -> Iter
     yield from ahead
 
 
-def _eval_batches(experiment: Experiment, split: Split) -> Iterator[tuple[dict[str, jax.Array], np.ndarray]]:
+def _eval_batches(experiment: Experiment, split: Split, crop: float | None = None) -> Iterator[tuple[dict[str, jax.Array], np.ndarray]]:
     """Global batches, and which of their rows are real."""
     config, mesh = experiment.config, experiment.mesh
     over = mesh.shape['data']
@@ -120,6 +135,7 @@ def _eval_batches(experiment: Experiment, split: Split) -> Iterator[tuple[dict[s
         split,
         batch_size=size,
         preprocessing=experiment.preprocessing,
+        crop=crop,
         slots=local_slots(mesh, size),
         workers=config['data']['workers'],
     )

@@ -15,6 +15,7 @@ from typing import Any
 
 import jax
 
+from jtl.data.views import Views
 from jtl.parallel.mesh import replicated
 from jtl.train.evaluation import training_batches
 from jtl.train.setup import Experiment
@@ -57,9 +58,11 @@ def batches(experiment: Experiment, phase: int = 0, first_step: int = 0) -> Iter
     return training_batches(experiment, order_seed(experiment.config['seed'], phase), first_step)
 
 
-def prediction_step(experiment: Experiment) -> Callable[[Mapping[str, jax.Array], Mapping[str, jax.Array]], Any]:
-    """The compiled evaluation step, `predict(leaves, batch) -> {head: (outputs (B, K), losses (B,))}`."""
-    return compile_predict(make_predict(experiment.net, experiment.tasks, experiment.prepare), experiment.mesh)
+def prediction_step(
+    experiment: Experiment, views: Views | None = None
+) -> Callable[[Mapping[str, jax.Array], Mapping[str, jax.Array]], Any]:
+    """The compiled evaluation step, `predict(leaves, batch) -> {head: (outputs (B, K), losses (B,))}`, averaged over `views` if there are any."""
+    return compile_predict(make_predict(experiment.net, experiment.tasks, experiment.prepare, views), experiment.mesh)
 
 
 def order_seed(seed: int, phase: int | str) -> int:

@@ -17,7 +17,7 @@ from jtl.errors import UserError
 from jtl.report.html import RunRecord, SplitOutputs, run_report
 from jtl.report.logs import read_rows
 from jtl.tasks.probes import check_data
-from jtl.train.evaluation import Evaluation, evaluate
+from jtl.train.evaluation import Evaluation, evaluate, tta_metrics
 from jtl.train.features import of_experiment
 from jtl.train.files import RunFiles, alone, read_json, run_files, write_json, write_text
 from jtl.train.loop import train
@@ -25,6 +25,9 @@ from jtl.train.parts import prediction_step
 from jtl.train.probes import probe
 from jtl.train.resume import Position, RunStore, plan_going_on
 from jtl.train.setup import Experiment, build, checked
+
+Evaluations = dict[str, Evaluation]  # by split
+Baselines = dict[str, dict[str, float]]
 
 
 def run(config: Any, workdir: str, *, data: Data | None = None, say: Callable[[str], None] = print) -> dict[str, Any]:
@@ -62,7 +65,9 @@ def run(config: Any, workdir: str, *, data: Data | None = None, say: Callable[[s
         if before != after:
             raise RuntimeError(f'The frozen part changed during training: checksum {before} before, {after} after. This is a bug in jtl.')
         evaluations = {name: evaluate(predict, leaves, experiment, split) for name, split in experiment.data.splits.items() if len(split)}
-        evaluations, baselines, chosen = _probed(experiment, leaves, evaluations, files, say)
+        baselines = {name: experiment.baselines(name) for name in evaluations}
+        evaluations, baselines = _viewed(experiment, leaves, evaluations, baselines)
+        evaluations, baselines, chosen = _probed(experiment, leaves, evaluations, baselines, files, say)
         result = _result(experiment, evaluations, baselines, at, before, after, store.seconds()) | chosen
         write_bundle(
             files.bundle,
@@ -79,18 +84,34 @@ def run(config: Any, workdir: str, *, data: Data | None = None, say: Callable[[s
         return result
 
 
+def _viewed(
+    experiment: Experiment, leaves: Mapping[str, jax.Array], evaluations: Evaluations, baselines: Baselines
+) -> tuple[Evaluations, Baselines]:
+    """The evaluations, those of validation and test with the metrics of `config.tta` beside the plain ones, and likewise their baselines."""
+    views = experiment.views
+    if views is None:
+        return evaluations, baselines
+    predict = prediction_step(experiment, views)
+    for name in [name for name in ('validation', 'test') if name in evaluations]:
+        plain = evaluations[name]
+        averaged = evaluate(predict, leaves, experiment, experiment.data.splits[name], views)
+        evaluations = evaluations | {name: replace(plain, metrics={**plain.metrics, **tta_metrics(averaged.metrics)})}
+        baselines = baselines | {name: baselines[name] | tta_metrics(baselines[name])}  # a constant guess is the same from every view
+    return evaluations, baselines
+
+
 def _probed(
     experiment: Experiment,
     leaves: Mapping[str, jax.Array],
-    evaluations: Mapping[str, Evaluation],
+    evaluations: Evaluations,
+    baselines: Baselines,
     files: RunFiles,
     say: Callable[[str], None],
-) -> tuple[dict[str, Evaluation], dict[str, dict[str, float]], dict[str, Any]]:
-    """The evaluations with the figures of `config.evaluators` among their metrics, the baselines of all, and what result.json says besides."""
+) -> tuple[Evaluations, Baselines, dict[str, Any]]:
+    """Evaluations and baselines with the figures of `config.evaluators` among them, and what result.json says besides."""
     config = experiment.config
-    baselines = {name: experiment.baselines(name) for name in evaluations}
     if not config['evaluators']:
-        return dict(evaluations), baselines, {}
+        return evaluations, baselines, {}
     model = of_experiment(experiment, leaves)
     probed = probe(model, experiment.data, config['evaluators'], config['probe'], cache=files.root / 'features', say=say)
     return (
@@ -102,8 +123,8 @@ def _probed(
 
 def _result(
     experiment: Experiment,
-    evaluations: Mapping[str, Evaluation],
-    baselines: Mapping[str, Mapping[str, float]],
+    evaluations: Evaluations,
+    baselines: Baselines,
     at: Position,
     before: str,
     after: str,
@@ -134,8 +155,8 @@ def _record(
     experiment: Experiment,
     files: RunFiles,
     found: Preflight,
-    evaluations: Mapping[str, Evaluation],
-    baselines: Mapping[str, Mapping[str, float]],
+    evaluations: Evaluations,
+    baselines: Baselines,
     result: Mapping[str, Any],
 ) -> RunRecord:
     splits = experiment.data.splits

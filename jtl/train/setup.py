@@ -16,6 +16,7 @@ from jtl.data.augment import Settings, settings_of
 from jtl.data.base import Data
 from jtl.data.inputs import prepare_inputs
 from jtl.data.sampling import check_sampling, class_counts
+from jtl.data.views import Views, check_views, views_of
 from jtl.defaults import OPEN_SECTIONS, default_config
 from jtl.errors import UserError, did_you_mean
 from jtl.keys import derive
@@ -73,6 +74,11 @@ class Experiment:
         """Mixup and cutmix; None where nothing is mixed."""
         return augmentation_of(self.config['augment'])[1]
 
+    @property
+    def views(self) -> Views | None:
+        """The views of test-time augmentation; None without it."""
+        return views_of(self.config['tta'], self.preprocessing)
+
 
 def build(
     config: Any, *, data: Data | None = None, devices: list[Any] | None = None, stored: Mapping[str, Any] | None = None
@@ -119,6 +125,8 @@ def build(
             f'config.batch_size: {plain["batch_size"]} examples do not divide over {mesh.shape["data"]} devices '
             f'and {plain["accumulate"]} micro-batches (config.accumulate).'
         )
+    if plain['tta'] and 'image' not in net.inputs:
+        raise UserError(f'config.tta: views are taken of pictures, the model reads {", ".join(net.inputs)}.')
     if augmentation_of(plain['augment'])[1]:
         if 'image' not in net.inputs:
             raise UserError(f'config.augment.mixup, cutmix: pictures are mixed, the model reads {", ".join(net.inputs)}.')
@@ -154,6 +162,7 @@ def checked(config: Any) -> dict[str, Any]:
         if plain[key] not in choices:
             raise UserError(f'config.{key}: {" or ".join(map(repr, choices))}, found {plain[key]!r}.')
     augmentation_of(plain['augment'])
+    check_views(plain['tta'])
     probes.check(plain['evaluators'], plain['probe'])
     if plain['steps'] and plain['epochs']:
         raise UserError(f'config.steps={plain["steps"]} and config.epochs={plain["epochs"]}: set one of them to 0.')

@@ -13,6 +13,7 @@ import optax
 from jax.sharding import Mesh
 
 from jtl.data.mix import Mixing, mix, partners
+from jtl.data.views import Views
 from jtl.keys import derive
 from jtl.models.base import EVAL, Features, Mode
 from jtl.models.net import Net
@@ -138,11 +139,23 @@ def micro_batches(batch: Batch, parts: int) -> Batch:
     return jax.tree.map(lambda x: jnp.swapaxes(x.reshape(x.shape[0] // parts, parts, *x.shape[1:]), 0, 1), dict(batch))
 
 
-def make_predict(net: Net, tasks: Mapping[str, Task], prepare: Prepare) -> Callable[[Any, Batch], dict[str, tuple[jax.Array, jax.Array]]]:
-    """The evaluation step: `predict(leaves, batch) -> {task: (outputs (B, K), losses (B,))}`, not yet compiled."""
+def make_predict(
+    net: Net, tasks: Mapping[str, Task], prepare: Prepare, views: Views | None = None
+) -> Callable[[Any, Batch], dict[str, tuple[jax.Array, jax.Array]]]:
+    """The evaluation step: `predict(leaves, batch) -> {task: (outputs (B, K), losses (B,))}`, not yet compiled.
+
+    With `views` the batch brings pictures of `views.crop`, and outputs are each task's average over the views, one after the other.
+    """
+
+    def outputs_of(leaves: Any, batch: Batch) -> dict[str, jax.Array]:
+        return net.apply(leaves, prepare(batch, None), head_mode=EVAL, heads=list(tasks))[0]
 
     def predict(leaves: Any, batch: Batch) -> dict[str, tuple[jax.Array, jax.Array]]:
-        outputs, _ = net.apply(leaves, prepare(batch, None), head_mode=EVAL, heads=list(tasks))
+        if views is None:
+            outputs = outputs_of(leaves, batch)
+        else:
+            several = jax.lax.map(lambda image: outputs_of(leaves, {**batch, 'image': image}), views(batch['image']))
+            outputs = {name: task.average(several[name]) for name, task in tasks.items()}
         return {name: (outputs[name], task.loss(outputs[name], batch)) for name, task in tasks.items()}
 
     return predict

@@ -21,6 +21,7 @@ def get_config(arg=None):
     config.tune.recipe = arg or 'full'
     config.steps = 4
     config.batch_size = 8
+    config.tta = ('flip',)
     return config
 """
 
@@ -98,6 +99,7 @@ def test_unknown_field_names_the_nearest(config, tmp_path, capsys):
         (['--config.batch_size=0'], 'config.batch_size'),
         (['--config.steps=0'], 'config.steps'),
         (['--config.mesh.data=3'], 'config.mesh'),
+        (['--config.tta=("flop",)'], "config.tta: there is no view 'flop'. Did you mean 'flip'"),
         (['--config.data.classes=("0", "x")'], "'x'"),
         (['--nonsense=1'], '--nonsense'),
     ],
@@ -132,8 +134,15 @@ def test_train_evaluate_predict_and_their_errors(config, tmp_path, capsys):
 
     assert main(['evaluate', str(run), '--json']) == 0
     metrics = json.loads(capsys.readouterr().out)
-    for name in ('test/accuracy', 'validation/accuracy', 'test/nll'):
+    for name in ('test/accuracy', 'validation/accuracy', 'test/nll', 'test/tta_accuracy', 'validation/tta_nll'):
         assert metrics[name] == pytest.approx(result['metrics'][name], abs=1e-6)
+    assert result['metrics']['test/tta_nll'] != result['metrics']['test/nll']
+    assert result['baseline']['test/tta_accuracy'] == result['baseline']['test/accuracy']
+    assert 'train/tta_accuracy' not in result['metrics'] and 'tta_accuracy' not in (run / 'metrics.jsonl').read_text()
+    assert 'tta_accuracy' in (run / 'report.html').read_text()
+    assert main(['evaluate', str(run), '--tta=', '--json']) == 0
+    assert json.loads(capsys.readouterr().out).keys() == {name for name in metrics if '/tta_' not in name}
+    assert "--tta: there is no view 'flop'. Did you mean 'flip'" in fails(capsys, 'evaluate', run, '--tta=flip,flop')
 
     from PIL import Image
 
@@ -152,6 +161,15 @@ def test_train_evaluate_predict_and_their_errors(config, tmp_path, capsys):
     said = json.loads(capsys.readouterr().out)
     assert said['label'] == lines[0].split('\t')[1]
     assert said['probability'] == pytest.approx(float(lines[0].split('\t')[2]), abs=1e-4)
+    probabilities = {}
+    for views in ('', 'flip'):
+        assert main(['predict', str(run), str(pictures / '0.png'), '--json', f'--tta={views}']) == 0
+        probabilities[views] = {x['label']: x['probability'] for x in json.loads(capsys.readouterr().out)['top']}
+    Image.fromarray(data.splits['test'].examples[0]['image'][:, ::-1, 0]).save(tmp_path / 'mirrored.png')
+    assert main(['predict', str(run), str(tmp_path / 'mirrored.png'), '--json']) == 0
+    mirrored = {x['label']: x['probability'] for x in json.loads(capsys.readouterr().out)['top']}
+    for label, p in probabilities['flip'].items():
+        assert p == pytest.approx((probabilities[''][label] + mirrored[label]) / 2, abs=1e-5)
 
     (pictures / 'broken.png').write_bytes(b'no picture')
     assert main(['predict', str(run), str(pictures)]) == 2

@@ -198,3 +198,17 @@ def test_the_first_step_that_is_not_finite_is_kept():
     assert [int(state.bad_step) for state in states] == [0, 0, 0, 0]
     _, states = tiny.train(tiny.experiment(tune=tiny.recipe('probe'), optimizer={'lr': 1e-2}), 2)
     assert [int(state.bad_step) for state in states] == [-1, -1]
+
+
+@pytest.mark.parametrize('names', [('flip',), ('flip', 'crops')])
+def test_views_are_averaged_by_the_task(names):
+    e = tiny.experiment(tta=names)
+    assert e.views.size == (8, 8) and e.views.crop == (0.875 if 'crops' in names else None)
+    leaves, side = tiny.leaves_of(e), 9 if 'crops' in names else 8
+    host = {**tiny.batch(e), 'image': np.random.default_rng(5).integers(0, 256, (16, side, side, 1), np.uint8)}
+    logits, losses = make_predict(e.net, e.tasks, e.prepare, e.views)(leaves, host)['main']
+    places = [(0, 0), (0, 1), (1, 0), (1, 1), (0, 0)] if 'crops' in names else [(0, 0)]
+    views = [host['image'][:, y : y + 8, x : x + 8, :] for y, x in places]
+    p = np.mean([jax.nn.softmax(forward(leaves, {'image': v})[0]) for view in views for v in (view, view[:, :, ::-1])], axis=0)
+    np.testing.assert_allclose(jax.nn.softmax(logits), p, rtol=1e-4, atol=1e-6)
+    np.testing.assert_allclose(losses, -np.log(p[np.arange(16), host['label']]), rtol=1e-4, atol=1e-5)
