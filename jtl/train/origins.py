@@ -79,6 +79,24 @@ def find_origins(plain: Mapping[str, Any], model: Model, net_at: NetAt) -> tuple
     )
 
 
+def check_kept_head(adaptation: adapt.Adaptation | None, labels: Sequence[str]) -> None:
+    """UserError where a head is loaded that was trained on other classes, or on these in another order, as its run or bundle says."""
+    if adaptation is None:
+        return
+    for subtree, source in adaptation.sources.items():
+        trained = source.checkpoint.metadata.get('labels')
+        kept = any(path.startswith('heads/') and o.subtree == subtree and o.status != 'new' for path, o in adaptation.origins.items())
+        if kept and trained and list(trained) != list(labels):
+            raise UserError(
+                f"config.init_head='keep': the head's outputs are {_some(trained)}, the classes of the data {_some(labels)}. "
+                "Name the classes in the head's order (config.data.classes), or let a new head learn them: config.init_head='new'."
+            )
+
+
+def _some(labels: Sequence[str]) -> str:
+    return ', '.join(map(str, labels[:5])) + (f', ... ({len(labels)})' if len(labels) > 5 else '')
+
+
 def stored_origins(plan: Mapping[str, Any], net_at: NetAt) -> tuple[Net, Origins]:
     """The origins that a run's plan.json tells, so that going on needs the foreign checkpoint no more.
 

@@ -29,7 +29,7 @@ from jtl.plan import Plan, make_plan
 from jtl.recipes import Phase, expand
 from jtl.tasks import build_task, probes
 from jtl.tasks.base import HEAD, Task
-from jtl.train.origins import find_origins, stored_origins
+from jtl.train.origins import check_kept_head, find_origins, stored_origins
 
 
 @dataclass(frozen=True)
@@ -106,6 +106,7 @@ def build(
         return make_net(backbone, heads, model.inputs(size))
 
     net, origins = stored_origins(stored, net_at) if stored else find_origins(plain, model, net_at)
+    check_kept_head(origins.adaptation, data.labels)
     phases = phases_of(plain, net, len(data.splits['train']))
     plan = make_plan(
         net,
