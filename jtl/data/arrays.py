@@ -109,6 +109,8 @@ def _images(name: str, value: Any) -> np.ndarray:
         raise UserError(
             f'arrays: images of {name} must be (N, H, W) or (N, H, W, 1 to 4 channels) numbers, found {images.shape} {images.dtype}.'
         )
+    if images.shape[1:3] == (1, 1):
+        raise UserError(f'arrays: images of {name} have one pixel each, which shows nothing, found shape {images.shape}.')
     return images if images.dtype == np.uint8 else images.astype(np.float32)
 
 

@@ -151,9 +151,28 @@ def _open(source: bytes | str | Path, name: str) -> 'Image.Image':
 
     try:
         content = source if isinstance(source, bytes) else epath.Path(source).read_bytes()
-        return Image.open(io.BytesIO(content))
+        picture = Image.open(io.BytesIO(content))
     except Exception as error:
-        raise _unreadable(source, name, error) from None
+        bands = _tiff_bands(content) if type(error).__name__ == 'UnidentifiedImageError' else 0
+        raise _unreadable(
+            source, name, ValueError(f'it is a TIFF of {bands} channels, a picture has 1 to 4') if bands > 4 else error
+        ) from None
+    if picture.size == (1, 1):  # what web pages and failed downloads leave behind
+        raise _unreadable(source, name, ValueError('it has one pixel, which shows nothing'))
+    return picture
+
+
+def _tiff_bands(content: bytes) -> int:
+    """The number of channels of a TIFF; 0 for other files."""
+    from PIL.TiffImagePlugin import SAMPLESPERPIXEL, ImageFileDirectory_v2
+
+    try:
+        directory, file = ImageFileDirectory_v2(content[:8]), io.BytesIO(content)
+        file.seek(directory.next)
+        directory.load(file)
+        return int(directory.get(SAMPLESPERPIXEL, 1))
+    except Exception:  # no TIFF, or a damaged one
+        return 0
 
 
 def _unreadable(source: Any, name: str, error: Exception) -> UnreadableError:
