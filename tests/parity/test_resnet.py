@@ -1,6 +1,5 @@
 """ResNet against torchvision, timm, transformers and Keras: random weights and statistics in files that these libraries wrote."""
 
-import numpy as np
 import pytest
 
 pytestmark = pytest.mark.parity
