@@ -5,7 +5,6 @@ import json
 import sys
 from collections.abc import Sequence
 from functools import partial
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from jtl.cli.common import prepare_jax, read_config, user_cache
@@ -17,7 +16,7 @@ if TYPE_CHECKING:
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The command's arguments."""
-    parser.add_argument('model', nargs='?', metavar='RUN_OR_BUNDLE', help='a finished run directory, or a bundle; or instead of it:')
+    parser.usage = '%(prog)s (RUN_OR_BUNDLE | --config=FILE[:arg]) [options]'
     parser.add_argument('--config', metavar='FILE[:arg]', help='the features that a run by this config would start from')
     parser.add_argument('--evaluators', default='', metavar='A,B', help='knn, linear; default: config.evaluators, or both')
     parser.add_argument('--stage', default='', help='the last stage of the backbone that runs, pooled as task.pool says; default: all')
@@ -31,8 +30,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace, rest: Sequence[str]) -> int:
     """Print a row for each metric, with the constant guess beside each split."""
-    if bool(args.model) == bool(args.config):
-        raise UserError('give a config, --config=FILE, or a finished run or bundle, and not both.')
+    # By hand: argparse takes a field's value with a space in it for a place.
+    places, fields = [a for a in rest if not a.startswith('-')], [a for a in rest if a.startswith('-')]
+    if not args.config and len(places) != 1:
+        raise UserError('give a config, --config=FILE, or the place of one finished run or bundle.')
     names = tuple(name.strip() for name in args.evaluators.split(',') if name.strip())
     say = partial(print, file=sys.stderr) if args.json else print
     prepare_jax()
@@ -42,12 +43,13 @@ def run(args: argparse.Namespace, rest: Sequence[str]) -> int:
         config = read_config(args, rest)
         found = probes.probe_config(config, names, stage=args.stage, cache=args.cache or user_cache() / 'features', say=say)
     else:
+        from etils import epath
+
         from jtl.bundle import load_bundle
 
-        bundle = load_bundle(args.model)
-        inside = Path(args.model) / 'features'
-        cache = args.cache or (inside if '://' in args.model or (inside.parent / 'bundle').is_dir() else user_cache() / 'features')
-        found = probes.probe_bundle(bundle, sections(bundle.metadata['config'], rest), names, stage=args.stage, cache=cache, say=say)
+        bundle, inside = load_bundle(places[0]), epath.Path(places[0]).expanduser()
+        cache = args.cache or (inside if (inside / 'bundle').exists() else user_cache()) / 'features'
+        found = probes.probe_bundle(bundle, sections(bundle.metadata['config'], fields), names, stage=args.stage, cache=cache, say=say)
     print(json.dumps(found.to_json(), indent=1) if args.json else f'\n{table(found)}')
     return 0
 

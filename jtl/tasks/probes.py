@@ -17,7 +17,7 @@ ByName = Mapping[str, np.ndarray]
 """An array for each split."""
 
 FIGURES = {
-    'classification': ('accuracy', 'top5_accuracy', 'macro_f1'),
+    'classification': ('accuracy', 'top5_accuracy', 'balanced_accuracy', 'macro_f1'),
     'multi_label': ('mean_average_precision', 'micro_f1', 'macro_f1', 'exact_match'),
     'regression': ('rmse', 'mae', 'r2'),
 }
