@@ -13,6 +13,7 @@ sys.path.insert(0, str(Path(__file__).parent))
 import tiny
 
 from jtl.parallel.mesh import local_slots, make_mesh, put_batch, put_leaf, replicated
+from jtl.train.recalibrate import recalibration
 from jtl.train.state import empty_window
 
 MODEL = {'batch_norm': True, 'bn_momentum': 0.9, 'dropout': 0.3}
@@ -65,6 +66,14 @@ def collectives(e, step):
     }
 
 
+def recalibrated(devices):
+    """Statistics computed anew over two batches, with flips and dropout, and what they were before."""
+    e = experiment('full', devices, recalibrate=2)
+    leaves = tiny.leaves_of(e)
+    found = recalibration(e, 0)(leaves)
+    return {path: [np.asarray(found[path]).tolist(), np.asarray(leaves[path]).tolist()] for path in e.net.stats}
+
+
 def meshes():
     mesh = make_mesh({'data': 4, 'model': -1})
     rows = local_slots(mesh, 32)
@@ -94,6 +103,7 @@ def main():
         if recipe != 'probe' or name == 'mixed':
             one = experiment(recipe, jax.devices()[:1], **fields)
             result['losses'][name] = [losses(one, compiled(one)), losses(eight, step)]
+    result['recalibrated'] = [recalibrated(jax.devices()[:1]), recalibrated(None)]
     print(json.dumps(result))
 
 

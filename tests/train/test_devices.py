@@ -60,6 +60,14 @@ def test_full_training_reduces_batch_statistics_once_each_way(found):
     assert sent['statistics'] <= beside <= 2 * sent['statistics']
 
 
+def test_recalibrated_statistics_are_those_of_the_whole_batch(found):
+    one, eight = found['recalibrated']
+    assert len(one) == len(eight) == 4
+    for path, (anew, before) in one.items():
+        np.testing.assert_allclose(eight[path][0], anew, rtol=1e-5, atol=1e-6)
+        assert np.abs(np.subtract(anew, before)).min() > 1e-4, path
+
+
 def test_meshes_of_eight_devices(found):
     mesh = found['mesh']
     assert mesh['shape'] == {'data': 4, 'model': 2} and mesh['all'] == {'data': 8}
