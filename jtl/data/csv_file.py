@@ -261,8 +261,8 @@ def _lengths(folder: str, rows: _Rows) -> list[int]:
 
     def length(file: str) -> int:
         try:
-            path = place_of(folder, file)
-            return path.stat().length if not path.is_dir() else -1
+            found = place_of(folder, file).stat()
+            return -1 if found.is_directory else found.length
         except (OSError, ValueError):  # ValueError: a null character in a name
             return -1
 
