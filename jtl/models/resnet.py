@@ -156,6 +156,26 @@ def resnet(
     return _model(depths, width, image_channels, bn_momentum, partial(Stem, **kinds), block, IMAGENET, weights)
 
 
+def keras_resnet(
+    *,
+    depths: tuple[int, ...] = (3, 4, 6, 3),
+    width: int = 64,
+    zero_init_residual: bool = True,
+    bn_momentum: float = 0.99,
+    image_channels: int = 3,
+    dtype: DTypeLike = jnp.float32,
+    param_dtype: DTypeLike = jnp.float32,
+) -> Model:
+    """ResNet as keras.applications has it (v1): of bottlenecks with the stride in the first convolution, biases, and its own epsilon.
+
+    Features, stages, options and errors are those of `resnet`. Reads Keras's `.h5`, `.weights.h5` and `.keras`. Its pictures are BGR.
+    """
+    weights = (Weights(names.keras(depths), KERAS, licence='MIT'), Weights(names.keras_by_place(depths, width), KERAS, licence='MIT'))
+    kinds: dict[str, Any] = {'bias': True, 'epsilon': 1.001e-5, 'bn_momentum': bn_momentum, 'dtype': dtype, 'param_dtype': param_dtype}
+    block = partial(Block, stride_first=True, zero_init=zero_init_residual, **kinds)
+    return _model(depths, width, image_channels, bn_momentum, partial(Stem, **kinds), block, KERAS, weights)
+
+
 def _model(
     depths: tuple[int, ...],
     width: int,
@@ -187,3 +207,7 @@ resnet34 = partial(resnet, depths=(3, 4, 6, 3), bottleneck=False)
 resnet50 = partial(resnet, depths=(3, 4, 6, 3))
 resnet101 = partial(resnet, depths=(3, 4, 23, 3))
 resnet152 = partial(resnet, depths=(3, 8, 36, 3))
+
+keras_resnet50 = partial(keras_resnet, depths=(3, 4, 6, 3))
+keras_resnet101 = partial(keras_resnet, depths=(3, 4, 23, 3))
+keras_resnet152 = partial(keras_resnet, depths=(3, 8, 36, 3))

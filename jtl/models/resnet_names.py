@@ -18,15 +18,17 @@ _PARTS = {
 }
 
 Rules = list[tuple[str, Any]]
+Shapes = tuple[tuple[str, tuple[int, ...]], ...]
 
 
-def _table(name: str, detect: Sequence[str], rules: Rules, head: Rules, ignore: Sequence[str] = ()) -> NameTable:
+def _table(name: str, detect: Sequence[str], rules: Rules, head: Rules, ignore: Sequence[str] = (), shapes: Shapes = ()) -> NameTable:
     return NameTable(
         name=name,
         detect=tuple(detect),
         rules=as_rules(rules, optional=True, origin=name),
         head=as_rules(head, optional=True, origin=name),
         ignore=tuple(ignore),
+        shapes=shapes,
     )
 
 
@@ -106,4 +108,51 @@ def hugging_face_flax(groups: int, bottleneck: bool) -> NameTable:
         ('params/resnet/embedder/embedder/convolution/kernel', f'params/resnet/encoder/stages/{first}/convolution/kernel'),
         rules,
         [(rf'heads/[^/]+/output/{leaf}', f'params/classifier/1/{leaf}') for leaf in ('kernel', 'bias')],
+    )
+
+
+def keras(depths: Sequence[int]) -> NameTable:
+    """ResNet50, ResNet101 and ResNet152 of keras.applications in a file that names its layers (`.h5`)."""
+    norm = {'scale': 'gamma', 'bias': 'beta', 'mean': 'moving_mean', 'var': 'moving_variance'}
+    rules: Rules = [(r'backbone/stem/conv/kernel', ('conv1_conv/kernel', _STEM)), (r'backbone/stem/conv/bias', 'conv1_conv/bias')]
+    rules += [(f'backbone/stem/bn/{ours}', f'conv1_bn/{theirs}') for ours, theirs in norm.items()]
+    for i, depth in enumerate(depths, 1):
+        for j in range(depth):
+            block, layer = f'backbone/layer_{i}_{j}', f'conv{i + 1}_block{j + 1}'
+            rules.append((rf'{block}/conv_(\d)/(kernel|bias)', rf'{layer}_\1_conv/\2'))
+            rules.append((rf'{block}/shortcut/(kernel|bias)', rf'{layer}_0_conv/\1'))
+            rules += [(rf'{block}/bn_(\d)/{ours}', rf'{layer}_\1_bn/{theirs}') for ours, theirs in norm.items()]
+            rules += [(f'{block}/shortcut_bn/{ours}', f'{layer}_0_bn/{theirs}') for ours, theirs in norm.items()]
+    detect = ('conv1_conv/kernel', 'conv1_bn/moving_mean', 'conv2_block1_0_conv/kernel', 'conv2_block1_3_bn/gamma')
+    return _table('Keras ResNet', detect, rules, [(rf'heads/[^/]+/output/{leaf}', f'predictions/{leaf}') for leaf in ('kernel', 'bias')])
+
+
+def keras_by_place(depths: Sequence[int], width: int) -> NameTable:
+    """The same in a file that counts its layers (`.weights.h5`, `.keras`): convolutions and norms each in the order of depth.
+
+    Where a block has a shortcut of its own, it comes before the last convolution.
+    """
+    parts = [('stem/conv', 'stem/bn')]
+    for i, depth in enumerate(depths, 1):
+        for j in range(depth):
+            names = ('conv_1', 'conv_2', *(() if j else ('shortcut',)), 'conv_3')
+            parts += [(f'layer_{i}_{j}/{n}', f'layer_{i}_{j}/{n.replace("conv", "bn").replace("cut", "cut_bn")}') for n in names]
+    rules: Rules = []
+    for k, (conv, bn) in enumerate(parts):
+        count = f'_{k}' if k else ''
+        fit = () if k else (_STEM,)
+        rules.append((f'backbone/{conv}/kernel', (f'layers/conv2d{count}/vars/0', *fit)))
+        rules.append((f'backbone/{conv}/bias', f'layers/conv2d{count}/vars/1'))
+        rules += [
+            (f'backbone/{bn}/{leaf}', f'layers/batch_normalization{count}/vars/{n}')
+            for n, leaf in enumerate(('scale', 'bias', 'mean', 'var'))
+        ]
+    last = f'layers/conv2d_{len(parts) - 1}/vars/0'
+    inner = width * 2 ** (len(depths) - 1)
+    return _table(
+        'Keras ResNet, layers counted',
+        ('layers/conv2d/vars/0', 'layers/batch_normalization/vars/3', last),
+        rules,
+        [(rf'heads/[^/]+/output/{leaf}', f'layers/dense/vars/{n}') for n, leaf in enumerate(('kernel', 'bias'))],
+        shapes=((last, (1, 1, inner, 4 * inner)),),
     )
