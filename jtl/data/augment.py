@@ -11,14 +11,16 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Key, Shaped
+from jaxtyping import Array, Key, Num
 from ml_collections import ConfigDict, config_dict
 
 from jtl.config import frozen, plain
+from jtl.data.colour import jitter
+from jtl.data.crops import random_crop, random_erase, random_resized_crop
+from jtl.data.randaugment import randaugment
+from jtl.data.warp import FILLS, mirror, random_matrix, warp
 from jtl.errors import UserError, did_you_mean
-
-FILLS = ('nearest', 'constant', 'reflect')
-"""What lies outside of a picture: its outermost pixels, one value, or its mirror image (d c b a | a b c d | d c b a)."""
+from jtl.keys import derive
 
 
 def defaults() -> dict[str, Any]:
@@ -34,7 +36,7 @@ def defaults() -> dict[str, Any]:
         'height_shift': 0.0,  # fraction of the height
         'shear': 0.0,  # degrees
         'zoom': config_dict.placeholder(object),  # 0.2: each side is seen at 0.8 to 1.2 of its extent (below 1 enlarges); or (low, high)
-        'fill': 'nearest',  # what lies outside of the picture, here and in randaugment: see FILLS
+        'fill': 'nearest',  # what lies outside of the picture, here and in randaugment: nearest, constant or reflect
         'fill_value': 0.0,  # of fill='constant', 0..255
         'flip': False,  # mirror left and right, every second picture at random
         'vertical_flip': False,  # mirror top and bottom likewise
@@ -80,6 +82,11 @@ class Settings:
     def warps(self) -> bool:
         """Whether there is an affine map."""
         return any((self.rotation, self.width_shift, self.height_shift, self.shear)) or self.zoom != (1, 1)
+
+    @property
+    def recolours(self) -> bool:
+        """Whether there is a change of colours beside RandAugment's."""
+        return any((self.brightness, self.contrast, self.saturation, self.hue))
 
 
 def settings_of(section: Mapping[str, Any]) -> Settings:
@@ -150,40 +157,49 @@ def _operations(value: Any) -> bool:
 
 
 def augment(
-    images: Shaped[Array, 'b height width c'], key: Key[Array, ''], settings: Settings, *, size: tuple[int, int]
-) -> Shaped[Array, 'b h w c']:
-    """A random crop to `size`, then a random flip, for each example.
+    images: Num[Array, 'b height width c'], key: Key[Array, ''], settings: Settings, *, size: tuple[int, int]
+) -> Num[Array, 'b h w c']:
+    """Each example changed at random: crop, affine map, flips, RandAugment, colours, erasing, in this order.
 
     Args:
-      images: the global batch; at least as high and wide as `size`.
+      images: the global batch, RGB or grey, values 0..255, uint8 or float32; at least as high and wide as `size`.
       key: of this step.
       settings: of `settings_of`.
       size: height and width of the result; equal to that of `images`: no crop.
 
     Returns:
-      The dtype of `images`.
+      Values 0..255. What interpolates or changes colours gives float32, not rounded; RandAugment gives uint8; crop, flips and erasing
+      keep the dtype. With all of them at their defaults, `images`.
     """
     keys = jax.vmap(jax.random.fold_in, (None, 0))(key, jnp.arange(images.shape[0]))
+    return jax.vmap(lambda image, key: _augment_one(image, key, settings, size))(images, keys)
 
-    def one(image: Array, key: Array) -> Array:
-        crop_key, flip_key = jax.random.split(key)
+
+def _augment_one(
+    image: Num[Array, 'height width c'], key: Key[Array, ''], settings: Settings, size: tuple[int, int]
+) -> Num[Array, 'h w c']:
+    s = settings
+    crop_key, flip_key = jax.random.split(key)
+    if s.resized_crop:
+        image = random_resized_crop(image, crop_key, size, area=s.resized_crop, ratio=s.resized_crop_ratio)
+    else:
         image = random_crop(image, crop_key, size)
-        return random_flip(image, flip_key) if settings.flip else image
-
-    return jax.vmap(one)(images, keys)
-
-
-def random_crop(image: Shaped[Array, 'height width c'], key: Key[Array, ''], size: tuple[int, int]) -> Shaped[Array, 'h w c']:
-    """A window of `size`, every position equally likely."""
-    spare = (image.shape[0] - size[0], image.shape[1] - size[1])
-    if min(spare) < 0:
-        raise ValueError(f'cannot crop {size} out of {image.shape[:2]}')
-    if max(spare) == 0:
-        return image
-    top, left = jax.random.randint(key, (2,), 0, jnp.array([spare[0] + 1, spare[1] + 1]))
-    return jax.lax.dynamic_slice(image, (top, left, 0), (*size, image.shape[2]))
-
-
-def random_flip(image: Shaped[Array, 'h w c'], key: Key[Array, '']) -> Shaped[Array, 'h w c']:
-    """The picture or, with probability 1/2, its mirror image."""
-    return jnp.where(jax.random.bernoulli(key), image[:, ::-1], image)
+    flips: list[Any] = [
+        jax.random.bernoulli(derive(key, 'vertical_flip')) if s.vertical_flip else False,
+        jax.random.bernoulli(flip_key) if s.flip else False,
+    ]
+    if s.warps:
+        ranges: dict[str, Any] = {name: getattr(s, name) for name in ('rotation', 'height_shift', 'width_shift', 'shear', 'zoom')}
+        matrix = random_matrix(derive(key, 'warp'), size, **ranges)
+        image = warp(image, mirror(matrix, flips), s.fill, s.fill_value)
+    else:
+        for axis, flip in enumerate(flips):
+            image = image if flip is False else jnp.where(flip, jnp.flip(image, axis), image)
+    if s.randaugment:
+        image = randaugment(image, derive(key, 'randaugment'), *s.randaugment, s.fill, s.fill_value)
+    if s.recolours:
+        strengths = {name: getattr(s, name) for name in ('brightness', 'contrast', 'saturation', 'hue')}
+        image = jitter(image.astype(jnp.float32), derive(key, 'colour'), **strengths)
+    if s.erase:
+        image = random_erase(image, derive(key, 'erase'), probability=s.erase, area=s.erase_area, ratio=s.erase_ratio)
+    return image

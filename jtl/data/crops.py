@@ -1,0 +1,155 @@
+"""Windows of a picture: random crops, random resized crops, random erasing. For use inside jit; over a batch with `jax.vmap`."""
+
+import math
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float, Int, Key, Num, Shaped
+
+TRIES = 10
+"""Windows drawn until one fits into the picture, as torchvision does."""
+
+
+class Window(NamedTuple):
+    """A rectangle of whole pixels."""
+
+    top: Int[Array, '']
+    left: Int[Array, '']
+    height: Int[Array, '']
+    width: Int[Array, '']
+
+
+def random_crop(image: Shaped[Array, 'height width c'], key: Key[Array, ''], size: tuple[int, int]) -> Shaped[Array, 'h w c']:
+    """A window of `size`, every position equally likely."""
+    spare = (image.shape[0] - size[0], image.shape[1] - size[1])
+    if min(spare) < 0:
+        raise ValueError(f'cannot crop {size} out of {image.shape[:2]}')
+    if max(spare) == 0:
+        return image
+    top, left = jax.random.randint(key, (2,), 0, jnp.array([spare[0] + 1, spare[1] + 1]))
+    return jax.lax.dynamic_slice(image, (top, left, 0), (*size, image.shape[2]))
+
+
+def random_resized_crop(
+    image: Num[Array, 'height width c'],
+    key: Key[Array, ''],
+    size: tuple[int, int],
+    *,
+    area: tuple[float, float],
+    ratio: tuple[float, float],
+) -> Float[Array, 'h w c']:
+    """A window of random area and proportions, resized to `size`: `torchvision.transforms.RandomResizedCrop`.
+
+    Of ten windows (area uniform in its range, width / height log-uniform, sides rounded) the first that fits is taken, every position equally
+    likely; if none fits, the largest in the middle whose proportions are allowed.
+
+    Args:
+      image: uint8 or float32.
+      key: of the example.
+      size: height and width of the result.
+      area: (least, most) as a part of the picture.
+      ratio: (least, most) width / height.
+
+    Returns:
+      float32, not rounded.
+    """
+    full = (image.shape[0], image.shape[1])
+    window, fits = draw_window(key, full, area, (1 / ratio[1], 1 / ratio[0]), largest=full)
+    middle = _middle_window(full, ratio)
+    return resize_window(image, Window(*(jnp.where(fits, drawn, fixed) for drawn, fixed in zip(window, middle, strict=True))), size)
+
+
+def random_erase(
+    image: Num[Array, 'h w c'],
+    key: Key[Array, ''],
+    *,
+    probability: float,
+    area: tuple[float, float],
+    ratio: tuple[float, float],
+) -> Num[Array, 'h w c']:
+    """With `probability`, a rectangle of the picture becomes noise: random erasing with random values (Zhong et al. 2020, RE-R).
+
+    Args:
+      image: values 0..255.
+      key: of the example.
+      probability: of a rectangle; where none of ten fits, the picture stays as it is.
+      area: (least, most) as a part of the picture, drawn uniformly.
+      ratio: (least, most) height / width, drawn log-uniformly as in torchvision.
+
+    Returns:
+      The dtype of `image`; noise is whole numbers 0..255, equally likely.
+    """
+    often, where, what = jax.random.split(key, 3)
+    height, width, depth = image.shape
+    # A rectangle leaves a row and a column free, as in the paper and in torchvision.
+    window, fits = draw_window(where, (height, width), area, ratio, largest=(height - 1, width - 1))
+    words = jax.random.bits(what, (height, width, -(-depth // 4)))  # four bytes of noise for one draw
+    noise = jax.lax.bitcast_convert_type(words, jnp.uint8).reshape(height, width, -1)[..., :depth]
+    i, j = jnp.arange(height)[:, None, None], jnp.arange(width)[:, None]
+    hit = (i >= window.top) & (i < window.top + window.height) & (j >= window.left) & (j < window.left + window.width)
+    return jnp.where(hit & fits & jax.random.bernoulli(often, probability), noise.astype(image.dtype), image)
+
+
+def draw_window(
+    key: Key[Array, ''], size: tuple[int, int], area: tuple[float, float], ratio: tuple[float, float], largest: tuple[int, int]
+) -> tuple[Window, Bool[Array, '']]:
+    """The first of ten random windows with sides from one pixel to `largest`, and whether there is one.
+
+    Args:
+      key: of the draw.
+      size: height and width of the picture.
+      area: (least, most) as a part of the picture; uniform.
+      ratio: (least, most) height / width; log-uniform.
+      largest: height and width that fit.
+    """
+    area_key, ratio_key, top_key, left_key = jax.random.split(key, 4)
+    areas = size[0] * size[1] * jax.random.uniform(area_key, (TRIES,), minval=area[0], maxval=area[1])
+    ratios = jnp.exp(jax.random.uniform(ratio_key, (TRIES,), minval=math.log(ratio[0]), maxval=math.log(ratio[1])))
+    heights, widths = (jnp.round(jnp.sqrt(x)).astype(jnp.int32) for x in (areas * ratios, areas / ratios))
+    fits = (heights >= 1) & (heights <= largest[0]) & (widths >= 1) & (widths <= largest[1])
+    first = jnp.argmax(fits)
+    height, width = heights[first], widths[first]
+    top = jax.random.randint(top_key, (), 0, jnp.maximum(1, size[0] - height + 1))
+    left = jax.random.randint(left_key, (), 0, jnp.maximum(1, size[1] - width + 1))
+    return Window(top, left, height, width), fits.any()
+
+
+def _middle_window(size: tuple[int, int], ratio: tuple[float, float]) -> tuple[int, int, int, int]:
+    height, width = size
+    if width / height < ratio[0]:
+        height = round(width / ratio[0])
+    elif width / height > ratio[1]:
+        width = round(height * ratio[1])
+    return (size[0] - height) // 2, (size[1] - width) // 2, height, width
+
+
+def resize_window(image: Num[Array, 'height width c'], window: Window, size: tuple[int, int]) -> Float[Array, 'h w c']:
+    """The window resized to `size`: bilinear, with the filter widened where it shrinks (antialiasing), as Pillow resizes a crop.
+
+    Args:
+      image: values 0..255, uint8 or float32.
+      window: inside of the picture.
+      size: height and width of the result.
+
+    Returns:
+      float32, not rounded.
+    """
+    x: Array = image
+    for axis, (start, length) in enumerate(((window.top, window.height), (window.left, window.width))):
+        taps, weights = _taps(start, length, image.shape[axis], size[axis])
+        parts = (jnp.take(x, tap, axis, mode='clip') * jnp.expand_dims(w, (1 - axis, 2)) for tap, w in zip(taps, weights, strict=True))
+        x = sum(parts, jnp.zeros(()))
+    return jnp.clip(x, 0, 255)  # sums of weights are rounded
+
+
+def _taps(start: Int[Array, ''], length: Int[Array, ''], n: int, out: int) -> tuple[Int[Array, 't out'], Float[Array, 't out']]:
+    """For each of `out` pixels, the pixels of a side of `n` that it is made of, and their weights, which add up to 1."""
+    scale = length / out
+    support = jnp.maximum(scale, 1.0)
+    middle = start + (jnp.arange(out) + 0.5) * scale  # of each pixel of the result, in the source
+    count = 2 * math.ceil(max(n / out, 1)) + 1
+    taps = jnp.floor(middle - support).astype(jnp.int32) + jnp.arange(count)[:, None]
+    weights = jnp.maximum(0, 1 - jnp.abs(taps + 0.5 - middle) / support)
+    weights = jnp.where((taps >= start) & (taps < start + length), weights, 0)
+    return taps, weights / weights.sum(0)
