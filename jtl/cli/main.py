@@ -16,6 +16,7 @@ COMMANDS = {
     'probe': 'what features are worth without training: nearest neighbours and a linear probe',
     'compare': 'several recipes side by side over several seeds: was transfer worth it?',
     'plan': 'what will happen to each parameter, without doing it',
+    'show': 'a contact sheet of the pictures that a training step sees',
     'inspect': 'what a checkpoint holds',
     'convert': 'a checkpoint in another format',
 }

@@ -1,8 +1,9 @@
-"""From a batch on the device to what the net reads."""
+"""From a batch on the device to what the net reads, and back to what a person can look at."""
 
 from collections.abc import Mapping
 
 import jax
+import numpy as np
 
 from jtl.data.augment import Settings, augment
 from jtl.data.images import normalize
@@ -42,3 +43,18 @@ def prepare_inputs(
             value = normalize(value, preprocessing, spec.dtype)
         found[name] = value
     return found
+
+
+def pictures_of(images: jax.Array | np.ndarray, preprocessing: Preprocessing) -> np.ndarray:
+    """The inverse of `jtl.data.images.normalize`, for the eye.
+
+    Args:
+      images: (B, H, W, C) as the net reads them.
+      preprocessing: of the weights.
+
+    Returns:
+      (B, H, W, C) uint8, RGB or grey; what lies outside of 0..255 is cut off.
+    """
+    x = np.asarray(images, np.float32) * np.asarray(preprocessing.std, np.float32) + np.asarray(preprocessing.mean, np.float32)
+    pixels = np.clip(np.rint(x / preprocessing.scale), 0, 255).astype(np.uint8)
+    return pixels[..., ::-1] if preprocessing.channels == 'BGR' else pixels

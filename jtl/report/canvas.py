@@ -50,14 +50,39 @@ class Picture:
 @contextmanager
 def picture(width: float, height: float) -> Iterator[Picture]:
     """A matplotlib figure of `width` x `height` inches in the house style; `.uri` is set on leaving."""
+    with _style() as figure:
+        drawn = Picture(figure(figsize=(width, height), layout='constrained'))
+        yield drawn
+        drawn.uri = _uri(drawn.figure)
+
+
+class Sheet:
+    """A figure being drawn, and the bytes of its PNG file once the `with` block of `sheet` has ended."""
+
+    def __init__(self, figure: Any) -> None:
+        self.figure, self.png = figure, b''
+
+
+@contextmanager
+def sheet(width: float, height: float, dpi: int = 160) -> Iterator[Sheet]:
+    """A matplotlib figure of `width` x `height` inches in the house style whose parts are placed by hand; `.png` is set on leaving."""
+    with _style() as figure:
+        drawn = Sheet(figure(figsize=(width, height)))
+        yield drawn
+        buffer = io.BytesIO()
+        drawn.figure.savefig(buffer, format='png', dpi=dpi, facecolor='white', metadata={'Software': None})
+        drawn.png = buffer.getvalue()
+
+
+@contextmanager
+def _style() -> Iterator[Any]:
+    """The house style; gives matplotlib's `Figure`."""
     from matplotlib import rc_context
     from matplotlib.figure import Figure
 
     with rc_context(_STYLE), warnings.catch_warnings():
-        warnings.filterwarnings('ignore', 'Glyph .* missing from')  # the browser has a font for it
-        drawn = Picture(Figure(figsize=(width, height), layout='constrained'))
-        yield drawn
-        drawn.uri = _uri(drawn.figure)
+        warnings.filterwarnings('ignore', 'Glyph .* missing from')  # a browser has a font for it
+        yield Figure
 
 
 def _uri(figure: Any) -> str:
