@@ -12,6 +12,7 @@ A rule is a pattern and a value. A pattern is a Python regular expression that m
 {'backbone/stem/kernel': 0.0, 'backbone/block_4/kernel': 0.1, 'backbone/block_5/kernel': 0.1, 'heads/main/bias': 1.0}
 """
 
+import functools
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -148,9 +149,14 @@ def _called(rule: Rule, what: str) -> str:
 
 def _compile(rule: Rule) -> re.Pattern[str]:
     try:
-        return re.compile(rule.pattern)  # `re` keeps its own cache
+        return _pattern(rule.pattern)
     except (re.error, OverflowError, RecursionError) as error:  # the last two: absurd repetitions, absurd nesting
         raise RuleError(f'{rule.origin or "rules"}: {rule.pattern!r} is no regular expression: {error}.') from None
+
+
+@functools.lru_cache(8192)  # that of `re` holds 512, and a table may have a rule for each leaf
+def _pattern(pattern: str) -> re.Pattern[str]:
+    return re.compile(pattern)
 
 
 def _plain(pattern: str) -> str:
