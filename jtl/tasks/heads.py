@@ -63,7 +63,11 @@ class Pooling(nn.Module):
     kind: str
 
     def __call__(self, features: Features, mode: Mode = EVAL) -> Features:
-        """`{'pooled': (B, C)}`, or (B, H*W*C) for 'flatten', in the dtype of the features. UserError where there is nothing to pool."""
+        """`{'pooled': (B, C)}`, in the dtype of the features; (B, H*W*C) for 'flatten', (B, 2C) for 'pooled_and_mean' of a ViT.
+
+        Raises:
+          UserError: there is nothing to pool.
+        """
         if self.kind == 'auto' and 'pooled' in features:
             return {'pooled': features['pooled']}
         if 'map' not in features:
@@ -71,23 +75,30 @@ class Pooling(nn.Module):
                 f'task.pool={self.kind!r} reads a feature `map`, but the backbone ends with {_shapes(features)}.'
                 + (" Use task.pool='auto', which takes `pooled` as it is." if 'pooled' in features else '')
             )
+        if self.kind == 'pooled_and_mean' and 'pooled' not in features:
+            raise UserError(
+                f"task.pool='pooled_and_mean' joins `pooled` and the mean of `map`, but the backbone ends with {_shapes(features)}. "
+                "Use task.pool='mean'."
+            )
         x = features['map']
         space = tuple(range(1, x.ndim - 1))
+        if self.kind == 'pooled_and_mean':
+            return {'pooled': jnp.concatenate([features['pooled'], x.mean(axis=space)], axis=-1)}
         if self.kind == 'flatten':
             return {'pooled': x.reshape(x.shape[0], -1)}
         return {'pooled': x.max(axis=space) if self.kind == 'max' else x.mean(axis=space)}
 
 
 # Built once, so that two tasks with the same pooling make equal backbones (partials compare by identity).
-_POOLING = {kind: (Stage('pooling', partial(Pooling, kind), tail=True),) for kind in ('auto', 'mean', 'max', 'flatten')}
+_POOLING = {kind: (Stage('pooling', partial(Pooling, kind), tail=True),) for kind in ('auto', 'mean', 'max', 'flatten', 'pooled_and_mean')}
 
 
 def pooling(kind: str) -> tuple[Stage, ...]:
     """The stage that a task appends to a backbone so that the features end with `pooled`, and a cut may lie after it.
 
     Args:
-      kind: 'auto' (the backbone's own `pooled` if it has one, else 'mean'), 'mean' (global average of `map`), 'max', or
-        'flatten' (the whole map, row by row).
+      kind: 'auto' (the backbone's own `pooled` if it has one, else 'mean'), 'mean' (global average of `map`), 'max',
+        'flatten' (the whole map, row by row), or 'pooled_and_mean' (`pooled`, then the mean of `map`: DINOv2's linear evaluation).
 
     Raises:
       UserError: an unknown kind.

@@ -88,6 +88,14 @@ def test_auto_keeps_the_pooled_of_the_backbone_and_mean_pools_anew():
     assert Pooling('mean').apply({}, features)['pooled'].shape == (2, 5)
 
 
+def test_pooled_and_mean_joins_both():
+    features = {'pooled': jnp.full((2, 5), 3.0), 'map': MAP}
+    joined = Pooling('pooled_and_mean').apply({}, features)['pooled']
+    np.testing.assert_allclose(joined, np.concatenate([np.full((2, 5), 3.0), np.asarray(MAP).mean((1, 2))], axis=1), rtol=1e-6)
+    with pytest.raises(UserError, match=r"'pooled_and_mean' joins `pooled` .*`map` \(2, 3, 4, 5\)\. Use task\.pool='mean'"):
+        Pooling('pooled_and_mean').apply({}, {'map': MAP})
+
+
 def test_features_that_cannot_be_read_are_named():
     with pytest.raises(UserError, match=r"task\.pool='flatten' reads a feature `map`.*`pooled` \(2, 60\)\. Use task\.pool='auto'"):
         Pooling('flatten').apply({}, POOLED)
