@@ -25,10 +25,11 @@ def run(args: argparse.Namespace, rest: Sequence[str]) -> int:
         config = keep_extensions(config, args.workdir)
     result = train(config, args.workdir)
     print()
+    width = max(32, *(len(name) + 2 for name in result['metrics']))
     for name, value in result['metrics'].items():
         constant = result['baseline'].get(name)
         beside = f'   (constant guess {constant:.4f})' if constant is not None else ''
-        print(f'{name:<32}{"-" if value is None else f"{value:.4f}"}{beside}')
+        print(f'{name:<{width}}{"-" if value is None else f"{value:.4f}"}{beside}')
     print(f'{result["steps"]} steps, {result["seconds"]:.0f} s. Report: {args.workdir}/report.html')
     return 0
 
