@@ -15,8 +15,11 @@ import numpy as np
 GOLDEN = Path(__file__).parent / 'golden'
 
 
-def weight(key: str, shape: tuple[int, ...], dtype: str = 'float32') -> np.ndarray:
-    """A leaf that depends on its key alone: variances and scales in 0.5..1.5, vectors of 0.2, kernels by what their name says of the layout."""
+def weight(key: str, shape: tuple[int, ...], dtype: str = 'float32', gain: float = 1.0) -> np.ndarray:
+    """A leaf that depends on its key alone: variances and scales in 0.5..1.5, vectors of 0.2, kernels by what their name says of the layout.
+
+    `gain` is a factor on kernels, for nets whose activations would shrink what a picture changes to nothing.
+    """
     random = np.random.RandomState(zlib.crc32(key.encode()))  # its streams are frozen across NumPy versions
     if np.dtype(dtype).kind not in 'fV':
         return np.zeros(shape, dtype)
@@ -26,7 +29,7 @@ def weight(key: str, shape: tuple[int, ...], dtype: str = 'float32') -> np.ndarr
     if len(shape) <= 1:
         return (0.2 * random.standard_normal(shape)).astype(dtype)
     fan_in = np.prod(shape[:-1]) if last == 'kernel' else np.prod(shape[1:])  # Flax and Keras: (..., out); torch: (out, ...)
-    return (random.standard_normal(shape) * max(fan_in, 1) ** -0.5).astype(dtype)
+    return (gain * random.standard_normal(shape) * max(fan_in, 1) ** -0.5).astype(dtype)
 
 
 def images(size: tuple[int, int], n: int = 2, channels: int = 3) -> np.ndarray:
@@ -47,7 +50,7 @@ def write(name: str, specs: Mapping[str, tuple[tuple[int, ...], str]], outputs: 
     )
 
 
-def check(name: str, model: dict, *, size: tuple[int, int], tolerance: float = 1e-4, channels: int = 3, **task) -> None:
+def check(name: str, model: dict, *, size: tuple[int, int], tolerance: float = 1e-4, channels: int = 3, gain: float = 1.0, **task) -> None:
     """jtl's outputs for the same weights, read by its own table with the head kept, no leaf new, equal to `tolerance`."""
     from jtl.checkpoint.adapt import Source, adapt, choose_table, read
     from jtl.checkpoint.base import Checkpoint
@@ -64,7 +67,7 @@ def check(name: str, model: dict, *, size: tuple[int, int], tolerance: float = 1
             for key, shape, dtype in zip(file['keys'], shapes, file['dtypes'], strict=True)
         }
         wanted = file['outputs']
-    checkpoint = Checkpoint(name, 'golden', specs, lambda key: weight(key, specs[key].shape, str(specs[key].dtype)))
+    checkpoint = Checkpoint(name, 'golden', specs, lambda key: weight(key, specs[key].shape, str(specs[key].dtype), gain))
     built = build_model({'image_size': size, **model})
     classes = tuple(f'class {k}' for k in range(wanted.shape[1]))
     made = build_task({'name': 'classification', **task}, classes, ())
