@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from textwrap import wrap
 from typing import Any
 
 import numpy as np
@@ -13,7 +14,7 @@ _TINY = 64  # pictures up to this side are shown with their pixels
 # Inches:
 _CELL, _GAP, _EDGE = 1.4, 0.1, 0.3  # a picture's width, between pictures, around everything
 _NAMES = 0.85  # the names of rows, left of them
-_HEAD, _TITLE, _LINE = 0.62, 0.42, 0.15  # above everything, above a batch, a line of a caption
+_HEAD, _WORDS, _TITLE, _LINE = 0.28, 0.17, 0.42, 0.15  # the sheet's title, a line below it, a batch's title, a line of a caption
 _INSET = 0.42  # of a picture's side: its partner's, in its corner
 
 
@@ -45,7 +46,7 @@ def contact_sheet(title: str, lines: Sequence[str], batches: Sequence[Shown]) ->
 
     Args:
       title: of the sheet.
-      lines: what is done to the pictures and other words, at most two lines.
+      lines: what is done to the pictures, and other words; long ones are wrapped.
       batches: each with at least one picture; all pictures of one size.
     """
     columns = min(COLUMNS, max(len(shown.labels) for shown in batches))
@@ -54,13 +55,15 @@ def contact_sheet(title: str, lines: Sequence[str], batches: Sequence[Shown]) ->
     block = 2 * tall + 2 * _GAP + captions * _LINE + 0.16
     rows = [-(-len(shown.labels) // columns) for shown in batches]
     width = max(2 * _EDGE + _NAMES + columns * (_CELL + _GAP) - _GAP, 6.5)
-    height = 2 * _EDGE + _HEAD + sum(_TITLE + n * block for n in rows) - 0.1
+    words = [part for line in lines for part in wrap(line, int(16 * (width - 2 * _EDGE)))]  # 16 letters to the inch
+    head = _HEAD + _WORDS * len(words)
+    height = 2 * _EDGE + head + sum(_TITLE + n * block for n in rows) - 0.1
     with sheet(width, height) as drawn:
         paper = _Paper(drawn.figure, width, height)
         paper.text(_EDGE, _EDGE, title, size=13, weight='bold')
-        for k, line in enumerate(lines[:2]):
-            paper.text(_EDGE, _EDGE + 0.27 + 0.17 * k, line, size=8.5, color=SOFT)
-        top = _EDGE + _HEAD
+        for k, line in enumerate(words):
+            paper.text(_EDGE, _EDGE + _HEAD + _WORDS * k, line, size=8.5, color=SOFT)
+        top = _EDGE + head
         for shown, n in zip(batches, rows, strict=True):
             paper.rule(_EDGE, top + 0.12, width - _EDGE)
             paper.text(_EDGE, top + 0.18, shown.title, size=8.5, color=SOFT)
