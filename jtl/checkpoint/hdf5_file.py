@@ -7,11 +7,14 @@ writes, are mapped straight from the file; only where they are chunked does the 
 
 import contextlib
 import functools
+import itertools
 import json
 import math
 import re
+import struct
 import zlib
-from collections.abc import Callable, Iterator
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -22,13 +25,13 @@ import numpy as np
 from jtl.checkpoint import keras_keys
 from jtl.checkpoint.base import Checkpoint, CheckpointError
 from jtl.checkpoint.blob import Blob, Member, read_member
+from jtl.checkpoint.hdf5_text import TEXT_LIMIT, text_reader
 
 MAGIC: Final = b'\x89HDF\r\n\x1a\n'
 KERAS_MEMBER: Final = 'model.weights.h5'
 _DEEPEST = 100
-_TEXT_LIMIT = 1 << 24  # characters of an attribute; the config of the largest models of keras.applications has less than a million
 _MOST_SHRUNK = 1032  # times; deflate cannot do more (RFC 1951), lzf less
-_ATTRIBUTES = ('keras_version', 'backend', 'model_config', 'training_config')
+_ERRORS = (OSError, RuntimeError, LookupError, ValueError, TypeError, AttributeError, OverflowError, MemoryError, struct.error, zlib.error)
 
 
 @dataclass(frozen=True)
@@ -61,36 +64,38 @@ def open_hdf5(blob: Blob, origin: str) -> Checkpoint:
 
     with _readable(blob.name, 'it'):
         file = h5py.File(blob.file(), 'r')
-        arrays, names = _walk(file, blob)
-        metadata: dict[str, Any] = {}
-        top = file['model_weights'] if isinstance(file.get('model_weights', getlink=True), h5py.HardLink) else file
-        layers = _layer_names(top, blob.name)
-        for name in _ATTRIBUTES:
-            for group in (top, file):
-                text = _texts(group.attrs, name, blob.name)
-                if text:
-                    metadata.setdefault(name, _data(text[0]))
-    if layers is not None:
-        kind, below = 'keras h5', top.name.strip('/') + '/' if top.name != '/' else ''
-        weights = [path.removeprefix(below) for path in arrays if path.startswith(below) and not keras_keys.left_out(path)]
-        keys = {below + path: key for path, key in keras_keys.by_name(weights, layers).items()}
-    else:
-        kind = 'keras weights.h5' if keras_keys.is_by_place(list(arrays)) else 'hdf5'
+        if file.id.get_create_plist().get_sizes() != (8, 8):
+            raise CheckpointError(f'{blob.name}: its offsets and lengths are not of 8 bytes, which is not supported. Save it anew.')
+        arrays, groups = _walk(file, blob)
+        texts = text_reader(blob)
+        below = 'model_weights/' if 'model_weights' in groups else ''
+        root, top = texts(groups['']), texts(groups[below.rstrip('/')])
+        layers = _layer_names(top)
+        kind = 'keras h5' if layers is not None else 'keras weights.h5' if keras_keys.is_by_place(list(arrays)) else 'hdf5'
         weights = [path for path in arrays if kind == 'hdf5' or not keras_keys.left_out(path)]
-        keys = keras_keys.by_place(weights)
-        told = {place: names[place] for key in keys.values() if (place := key.rpartition('/vars/')[0]) in names}
-        metadata |= {'layer_names': told} if told and kind != 'hdf5' else {}
-    if kind != 'hdf5':
-        rest = [what for path in arrays if (what := keras_keys.left_out(path))]
-        if rest:
-            metadata['not listed'] = {what: f'{rest.count(what)} arrays' for what in dict.fromkeys(rest)}
+        if layers is not None:
+            by_name = keras_keys.by_name([path.removeprefix(below) for path in weights if path.startswith(below)], layers)
+            keys = {below + path: key for path, key in by_name.items()}
+        else:
+            keys = keras_keys.by_place(weights)
+        places = dict.fromkeys(path.rpartition('/')[0] for path in keys) if kind == 'keras weights.h5' else ()
+        names = {place.removesuffix('vars').rstrip('/'): texts(groups[place]).get('name', [''])[0] for place in places}
+    not_listed = Counter(keras_keys.left_out(path) or 'others' for path in arrays.keys() - keys.keys())
+    metadata: dict[str, Any] = {
+        'keras_version': next(iter(top.get('keras_version', root.get('keras_version', []))), None),
+        'backend': next(iter(top.get('backend', root.get('backend', []))), None),
+        'layer_names': {place: name for place, name in names.items() if name},
+        'not listed': {what: f'{count} arrays' for what, count in sorted(not_listed.items())},
+        **{name: _data(root[name][0]) for name in ('model_config', 'training_config') if root.get(name)},
+    }
+    metadata = {name: value for name, value in metadata.items() if value}
     specs: dict[str, jax.ShapeDtypeStruct] = {}
     for path, key in keys.items():
         if key in specs:
             raise CheckpointError(f'{blob.name}: two arrays would have the key {key!r}; one of them is {path!r}.')
         specs[key] = jax.ShapeDtypeStruct(arrays[path].shape, arrays[path].dtype.newbyteorder('='))
-    places = {key: path for path, key in keys.items()}
-    return Checkpoint(origin, kind, specs, lambda key: _read(blob, places[key], arrays[places[key]]), metadata)
+    paths = {key: path for path, key in keys.items()}
+    return Checkpoint(origin, kind, specs, lambda key: _read(blob, paths[key], arrays[paths[key]]), metadata)
 
 
 def open_keras_zip(blob: Blob, origin: str, members: dict[str, Member]) -> Checkpoint:
@@ -120,10 +125,10 @@ def open_keras_zip(blob: Blob, origin: str, members: dict[str, Member]) -> Check
 
     metadata: dict[str, Any] = {}
     for file, key in (('metadata.json', None), ('config.json', 'model_config')):
-        if file in members and members[file].size <= _TEXT_LIMIT:
+        if file in members and members[file].size <= TEXT_LIMIT:
             data = _data(read_member(blob, members[file]).tobytes().decode('utf-8', 'replace'))
             metadata |= {key: data} if key else ({'keras_version': data['keras_version']} if _has_version(data) else {})
-    return Checkpoint(origin, 'keras zip', found.specs, read, metadata | found.metadata)
+    return Checkpoint(origin, 'keras zip', found.specs, read, {**metadata, **found.metadata})
 
 
 @contextlib.contextmanager
@@ -131,25 +136,25 @@ def _readable(name: str, what: str) -> Iterator[None]:
     """The HDF5 library's errors as one message."""
     try:
         yield
-    except (OSError, RuntimeError, KeyError, ValueError, TypeError, AttributeError, OverflowError, MemoryError) as error:
+    except _ERRORS as error:
         raise CheckpointError(
             f'{name}: {what} cannot be read as HDF5 ({error!s:.200}). The file is truncated or damaged: download or copy it again.'
         ) from None
 
 
-def _walk(file: Any, blob: Blob) -> tuple[dict[str, _Array], dict[str, str]]:
-    """Every array by its path, and of each group `vars` the name of its layer. Only hard links are followed."""
+def _walk(file: Any, blob: Blob) -> tuple[dict[str, _Array], dict[str, int]]:
+    """Every array by its path, and the address of every group's header. Only hard links are followed."""
     import h5py
 
     arrays: dict[str, _Array] = {}
-    names: dict[str, str] = {}
-    seen = {h5py.h5o.get_info(file.id).addr}
+    groups = {'': h5py.h5o.get_info(file.id).addr}
+    seen = set(groups.values())
     stack = [(file, '', 0)]
     while stack:
         group, above, depth = stack.pop()
         for name in group:
-            path = above + name
-            if '/' in name or name in ('', '.', '..') or not name.isprintable():
+            path = f'{above}{name}'
+            if not isinstance(name, str) or '/' in name or name in ('', '.', '..') or not name.isprintable():  # bytes: no UTF-8
                 raise CheckpointError(f'{blob.name}: an entry named {path!r:.100} is no part of a path. Refused.')
             link = group.get(name, getlink=True)
             if not isinstance(link, h5py.HardLink):
@@ -160,18 +165,14 @@ def _walk(file: Any, blob: Blob) -> tuple[dict[str, _Array], dict[str, str]]:
                 if array is not None:
                     arrays[path] = array
             elif isinstance(entry, h5py.Group):
-                address = h5py.h5o.get_info(entry.id).addr
-                if address in seen or depth >= _DEEPEST:
+                groups[path] = h5py.h5o.get_info(entry.id).addr
+                if groups[path] in seen or depth >= _DEEPEST:
                     raise CheckpointError(
                         f'{blob.name}: the group {path!r:.100} contains itself, is there under two names, or lies more than {_DEEPEST} groups deep. Refused.'
                     )
-                seen.add(address)
+                seen.add(groups[path])
                 stack.append((entry, f'{path}/', depth + 1))
-                if name == 'vars':
-                    text = _texts(entry.attrs, 'name', blob.name)
-                    if text and above:
-                        names[above.rstrip('/')] = text[0]
-    return arrays, names
+    return arrays, groups
 
 
 def _array(blob: Blob, path: str, dataset: Any) -> _Array | None:
@@ -243,38 +244,12 @@ def _check_chunks(blob: Blob, path: str, dataset: Any) -> None:
             raise CheckpointError(f'{blob.name}: a chunk of {path!r} inflates to more than its {most} bytes. The file is damaged.')
 
 
-def _layer_names(group: Any, name: str) -> list[str] | None:
+def _layer_names(texts: Mapping[str, list[str]]) -> list[str] | None:
     """Keras's `layer_names`, in pieces (`layer_names0`, ...) where they are too many for one attribute; None where there are none."""
-    whole = _texts(group.attrs, 'layer_names', name)
-    if whole is not None:
-        return whole
-    pieces: list[str] = []
-    count = 0
-    while (piece := _texts(group.attrs, f'layer_names{count}', name)) is not None:
-        pieces += piece
-        count += 1
-    return pieces if count else None
-
-
-def _texts(attributes: Any, key: str, name: str) -> list[str] | None:
-    """The strings of an attribute; None where it is not there, and none where it holds anything else."""
-    import h5py
-
-    if key not in attributes:
-        return None
-    attribute = attributes.get_id(key)
-    count = math.prod(attribute.shape or ())
-    if not count:
-        return []
-    if count * attribute.get_type().get_size() > _TEXT_LIMIT:
-        raise CheckpointError(f'{name}: its attribute {key!r} claims {count} entries. Refused.')
-    if h5py.check_string_dtype(attribute.dtype) is None:
-        return []
-    values = np.asarray(attributes[key], dtype=object).reshape(-1)
-    texts = [value.decode('utf-8', 'replace') if isinstance(value, bytes) else str(value) for value in values]
-    if sum(map(len, texts)) > _TEXT_LIMIT:
-        raise CheckpointError(f'{name}: its attribute {key!r} has more than {_TEXT_LIMIT} characters. Refused.')
-    return texts
+    if 'layer_names' in texts or 'layer_names0' not in texts:
+        return texts.get('layer_names')
+    pieces = itertools.takewhile(lambda name: name in texts, (f'layer_names{i}' for i in itertools.count()))
+    return [layer for name in pieces for layer in texts[name]]
 
 
 def _data(text: str) -> Any:
