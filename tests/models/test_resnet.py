@@ -31,6 +31,10 @@ def test_logits_equal_those_of_transformers():
     golden_case.check('resnet_transformers', {'name': 'resnet50', 'depths': (2, 1), 'width': 4}, size=SIZE, tolerance=2e-5)
 
 
+def test_logits_equal_those_of_keras():
+    golden_case.check('resnet_keras', {'name': 'keras_resnet50', 'depths': (1, 1)}, size=SIZE, tolerance=2e-5)
+
+
 def test_flax_file_of_transformers_gives_its_logits():
     fields = jtl.default_config()
     with fields.unlocked(), fields.ignore_type():
@@ -65,6 +69,17 @@ def _fill(init, *inputs):
     """Variables of the shapes that `init` makes, by the rule of golden_case: compiling an initialisation takes longer than all that is tested."""
     shapes = jax.eval_shape(init, jax.random.key(0), *inputs)
     return jax.tree_util.tree_map_with_path(lambda path, s: golden_case.weight('/'.join(key.key for key in path), s.shape), shapes)
+
+
+@pytest.mark.parametrize(('name', 'count'), [('50', 25_636_712), ('101', 44_707_176), ('152', 60_419_944)])
+def test_sizes_of_keras_are_those_published(name, count):
+    """Keras counts the statistics too."""
+    model = build_model({'name': f'keras_resnet{name}'})
+    params, stats = init_shapes(model.backbone, model.inputs((32, 32)))
+    assert sum(int(np.prod(leaf.shape)) for leaf in (params | stats).values()) + 2049 * 1000 == count
+    for weights in model.weights:
+        found = weights.preprocessing
+        assert (found.channels, found.mean, found.std) == ('BGR', (103.939, 116.779, 123.68), (1.0,) * 3)
 
 
 TINY = resnet(depths=(1, 1), width=4)
@@ -152,6 +167,16 @@ def test_a_shallower_checkpoint_is_refused_with_the_missing_keys():
     table = choose_table(checkpoint, [weights.table for weights in model.weights], params | stats)
     with pytest.raises(CheckpointError, match=r'40 missing[^$]*backbone/layer_\{1\.\.\.4\}_1/conv'):
         adapt(params | stats, {'': Source(checkpoint, table)})
+
+
+@pytest.mark.parametrize(
+    ('golden', 'name'), [('resnet_keras', 'resnet50'), ('resnet_torchvision', 'keras_resnet50'), ('bit_npz', 'resnet50')]
+)
+def test_checkpoints_of_another_lineage_are_refused(golden, name):
+    model = build_model({'name': name})
+    params, stats = init_shapes(model.backbone, model.inputs((32, 32)))
+    with pytest.raises(CheckpointError, match='in no layout that this model knows'):
+        choose_table(_in_memory(golden), [weights.table for weights in model.weights], params | stats)
 
 
 def test_bn_momentum_and_the_first_group_without_stride():
