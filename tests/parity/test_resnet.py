@@ -31,10 +31,14 @@ def test_torchvision_state_dict(tmp_path, name, block, depths):
 
 @pytest.mark.parametrize(('name', 'block', 'depths'), [('resnet34', 'BasicBlock', (1, 1, 2, 1)), ('resnet50', 'Bottleneck', (1, 2, 1, 1))])
 def test_timm_state_dict(tmp_path, name, block, depths):
+    """Its training script saves the one, its hub holds the other."""
     resnet = pytest.importorskip('timm.models.resnet')
+    safetensors = pytest.importorskip('safetensors.torch')
     original = reference.randomise(resnet.ResNet(getattr(resnet, block), depths, num_classes=5))
-    torch.save({'state_dict': original.state_dict(), 'epoch': 3}, tmp_path / 'model.pth')
-    _compare(tmp_path / 'model.pth', name, original, depths=depths)
+    torch.save({'state_dict': original.state_dict(), 'epoch': 3}, tmp_path / 'model.pth.tar')
+    safetensors.save_model(original, str(tmp_path / 'model.safetensors'))
+    for file in ('model.pth.tar', 'model.safetensors'):
+        _compare(tmp_path / file, name, original, depths=depths)
 
 
 @pytest.mark.parametrize('kind', ['basic', 'bottleneck'])
