@@ -63,6 +63,14 @@ MODELS = {
     'dinov2_l14_reg': 'jtl.models.vit:dinov2_l14_reg',
     'dinov2_g14': 'jtl.models.vit:dinov2_g14',
     'dinov2_g14_reg': 'jtl.models.vit:dinov2_g14_reg',
+    'vgg11': 'jtl.models.vgg:vgg11',
+    'vgg11_bn': 'jtl.models.vgg:vgg11_bn',
+    'vgg13': 'jtl.models.vgg:vgg13',
+    'vgg13_bn': 'jtl.models.vgg:vgg13_bn',
+    'vgg16': 'jtl.models.vgg:vgg16',
+    'vgg16_bn': 'jtl.models.vgg:vgg16_bn',
+    'vgg19': 'jtl.models.vgg:vgg19',
+    'vgg19_bn': 'jtl.models.vgg:vgg19_bn',
 }
 """jtl's own family functions: name -> 'module:function', imported when asked for. Each returns a `Model`."""
 
