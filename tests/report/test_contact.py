@@ -22,17 +22,17 @@ def boxes(sheet, colour):
 
 
 def test_pairs_stand_above_each_other_in_the_order_of_the_batch():
-    before = [(200, 0, 10 * k) for k in range(10)]
-    after = [(0, 200, 10 * k) for k in range(10)]
-    shown = Shown('step 0', flat(before), flat(after), [f'class {k}' for k in range(10)])
+    before = [(200, 0, 10 * k) for k in range(9)]
+    after = [(0, 200, 10 * k) for k in range(9)]
+    shown = Shown('step 0', flat(before), flat(after), [f'class {k}' for k in range(9)])
     sheet = read(contact_sheet('a config', ('augment: flip', 'more'), [shown]))
-    places = [(boxes(sheet, before[k]), boxes(sheet, after[k])) for k in range(10)]
+    places = [(boxes(sheet, before[k]), boxes(sheet, after[k])) for k in range(9)]
     for above, below in places:
         assert above[0] == below[0] and above[2] == below[2] and above[3] < below[1]
         wide, high = above[2] - above[0], above[3] - above[1]
         assert wide / high == pytest.approx(1.5, abs=0.05)  # pictures keep their shape
     lefts = [above[0] for above, _ in places]
-    assert lefts == sorted(lefts[:COLUMNS]) + lefts[:2]  # the second row begins again
+    assert lefts == sorted(lefts[:COLUMNS]) + lefts[:1]  # the second row begins again
     assert places[COLUMNS][0][1] > places[0][1][3]
 
 
