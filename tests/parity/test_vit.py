@@ -1,6 +1,7 @@
 """Vision transformers against timm, torchvision, transformers and DINOv2: random weights in files that these libraries wrote."""
 
 from functools import partial
+from pathlib import Path
 
 import jax
 import numpy as np
@@ -191,6 +192,18 @@ def test_timm_dinov2(tmp_path, registers, swiglu):
     converted = transformer.checkpoint_filter_fn(dict(state), original)
     original.load_state_dict(converted)
     _compare(tmp_path / 'dinov2.pth', 'dinov2_s14', original, size=size, **ours)
+
+
+@pytest.mark.parametrize('source', ['vision_transformer', 'big_vision_token'])
+def test_npz_of_google_as_timm_reads_it(source):
+    """timm's own loader of both layouts, beside the logits that the originals gave."""
+    size, file = (8, 12), Path(__file__).parents[1] / 'models' / 'golden' / f'vit_{source}.npz'
+    gelu = pytest.importorskip('timm.layers').GELUTanh
+    original = _timm(size, embed_dim=8, num_classes=3, act_layer=gelu, no_embed_class=source == 'big_vision_token').eval()
+    original.load_pretrained(str(file))
+    new = ('backbone/embeddings/cls_position',) if source == 'big_vision_token' else ()
+    options = {'width': 8, 'mlp': 12, 'pretrained_image_size': size}
+    _compare(file, 'jax_vit_s16', original, size=size, new=new, classes=3, **options)
 
 
 @pytest.mark.parametrize(
