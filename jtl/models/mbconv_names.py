@@ -1,5 +1,6 @@
 """Where the leaves of inverted bottlenecks lie in the checkpoints of torchvision, timm, Hugging Face and Keras."""
 
+import re
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
@@ -106,6 +107,20 @@ def keras_block(path: str, key: str, names: Names) -> Iterator[Module]:
     yield f'{path}/project_bn', f'{key}_project_bn', 'norm'
 
 
+def keras_mobilenet_block(path: str, key: str, names: Names) -> Iterator[Module]:
+    """A block of Keras's MobileNetV3, in the order of its layers."""
+    if names.expands:
+        yield f'{path}/expand', f'{key}_expand', 'conv'
+        yield f'{path}/expand_bn', f'{key}_expand_bn', 'norm'
+    yield f'{path}/depthwise', f'{key}_depthwise', 'depthwise'
+    yield f'{path}/depthwise_bn', f'{key}_depthwise_bn', 'norm'
+    if names.squeezes:
+        yield f'{path}/squeeze_excite/reduce', f'{key}_squeeze_excite_conv', 'pointwise'
+        yield f'{path}/squeeze_excite/expand', f'{key}_squeeze_excite_conv_1', 'pointwise'
+    yield f'{path}/project', f'{key}_project', 'conv'
+    yield f'{path}/project_bn', f'{key}_project_bn', 'norm'
+
+
 def by_place(modules: Sequence[Module]) -> list[Module]:
     """The same modules under the keys of Keras 3's `.weights.h5`, which counts the layers of each class.
 
@@ -122,9 +137,23 @@ def by_place(modules: Sequence[Module]) -> list[Module]:
 
 
 def table(
-    name: str, detect: Sequence[str], modules: Iterable[Module], layout: Layout = TORCH, ignore: Sequence[str] = TORCH_IGNORE
+    name: str,
+    detect: Sequence[str],
+    modules: Iterable[Module],
+    layout: Layout = TORCH,
+    ignore: Sequence[str] = TORCH_IGNORE,
+    unread: Sequence[str] = (),
 ) -> NameTable:
-    """A name table of these modules of the backbone; that with the path HEAD is the classifier."""
+    """A name table of these modules of the backbone; that with the path HEAD is the classifier.
+
+    Args:
+      name: for people.
+      detect: keys that tell this layout.
+      modules: in any order.
+      layout: how their arrays are called and lie.
+      ignore: patterns of keys that nobody misses.
+      unread: keys of modules that the model leaves out.
+    """
     rules: dict[bool, list[tuple[str, Any]]] = {False: [], True: []}
     for path, key, kind in modules:
         for leaf, value in layout[kind].items():
@@ -136,5 +165,5 @@ def table(
         detect=tuple(detect),
         rules=as_rules(rules[False], optional=True, origin=name),
         head=as_rules(rules[True], optional=True, origin=name),
-        ignore=tuple(ignore),
+        ignore=(*ignore, *(f'{re.escape(key)}[./].+' for key in unread)),
     )
