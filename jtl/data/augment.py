@@ -95,8 +95,8 @@ def settings_of(section: Mapping[str, Any]) -> Settings:
     Raises:
       UserError: an unknown field, or a value out of its range.
     """
-    known = plain(ConfigDict(defaults()))
-    values: dict[str, Any] = frozen({**known, **plain(section)})
+    known = defaults()
+    values: dict[str, Any] = frozen(plain(ConfigDict({**known, **section})))
     for name in values:
         if name not in known:
             raise UserError(f'config.augment.{name}: there is no such field. {did_you_mean(name, known)}'.rstrip())

@@ -18,11 +18,12 @@ def jitter(image: Image, key: Key[Array, ''], *, brightness: float, contrast: fl
 
     Always in this order; torchvision shuffles it, which would cost each picture every order.
     """
-    keys = jax.random.split(key, 4)
-    for change, strength, k in zip((brighten, contrast_by, saturate), (brightness, contrast, saturation), keys, strict=False):
+    *factors, turn = jax.random.uniform(key, (4,))
+    for change, strength, u in zip((brighten, contrast_by, saturate), (brightness, contrast, saturation), factors, strict=True):
         if strength:
-            image = change(image, jax.random.uniform(k, (), minval=max(0.0, 1 - strength), maxval=1 + strength))
-    return turn_hue(image, jax.random.uniform(keys[3], (), minval=-hue, maxval=hue)) if hue else image
+            least = max(0.0, 1 - strength)
+            image = change(image, least + (1 + strength - least) * u)
+    return turn_hue(image, hue * (2 * turn - 1)) if hue else image
 
 
 def brighten(image: Image, factor: Float[Array, '']) -> Image:

@@ -33,19 +33,22 @@ def randaugment(
     """
 
     def layer(pixels: Array, key: Key[Array, '']) -> tuple[Array, None]:
-        which, way = jax.random.split(key)
-        operation = jax.random.randint(which, (), 0, len(OPERATIONS))
-        sign = jnp.where(jax.random.bernoulli(way), 1.0, -1.0)
-        return operate(pixels, operation, magnitude, sign, fill, fill_value), None
+        return operate(pixels, *draw(key), magnitude, fill, fill_value), None
 
     return jax.lax.scan(layer, jnp.round(image).astype(jnp.uint8), jax.random.split(key, layers))[0]
+
+
+def draw(key: Key[Array, '']) -> tuple[Int[Array, ''], Float[Array, '']]:
+    """A position in OPERATIONS, and a sign; all equally likely."""
+    which, way = jax.random.uniform(key, (2,))
+    return jnp.floor(which * len(OPERATIONS)).astype(jnp.int32), jnp.where(way < 0.5, 1.0, -1.0)
 
 
 def operate(
     image: UInt8[Array, 'h w c'],
     operation: Int[Array, ''],
-    magnitude: float,
     sign: Float[Array, ''],
+    magnitude: float,
     fill: str = 'nearest',
     fill_value: float = 0.0,
 ) -> UInt8[Array, 'h w c']:
@@ -54,8 +57,8 @@ def operate(
     Args:
       image: one channel or three.
       operation: a position in OPERATIONS.
-      magnitude: 0 to 10.
       sign: 1 or -1; of shears, translations, rotation and the four blends.
+      magnitude: 0 to 10.
       fill: see `jtl.data.warp.FILLS`.
       fill_value: of 'constant'.
     """
@@ -64,7 +67,7 @@ def operate(
     moved = jnp.round(warp(image, _matrix(is_, part, sign, (image.shape[0], image.shape[1])), fill, fill_value))
     blended = _blended(image.astype(jnp.float32), is_, 1 + 0.9 * part * sign)
     looked_up = jnp.take_along_axis(_table(image, is_, part), image.reshape(-1, image.shape[-1]).astype(jnp.int32), 0).reshape(image.shape)
-    moves, blends = (sum((is_[name] for name in names), jnp.zeros((), bool)) for names in (MOVES, BLENDS))
+    moves, blends = (jnp.array([is_[name] for name in names]).any() for names in (MOVES, BLENDS))
     return jnp.where(moves, moved, jnp.where(blends, blended, looked_up)).astype(jnp.uint8)
 
 

@@ -35,14 +35,15 @@ def random_matrix(
       shear: degrees.
       zoom: (least, most), for each axis by itself.
     """
-    keys = jax.random.split(key, 5)
-    angle, slant = (jnp.deg2rad(end) * _symmetric(k) for end, k in ((rotation, keys[0]), (shear, keys[1])))
-    down, right = (end * side * _symmetric(k) for end, side, k in zip((height_shift, width_shift), size, keys[2:4], strict=True))
-    return affine_matrix(angle, down, right, slant, jax.random.uniform(keys[4], (2,), minval=zoom[0], maxval=zoom[1]))
-
-
-def _symmetric(key: Key[Array, '']) -> Float[Array, '']:
-    return jax.random.uniform(key, (), minval=-1.0, maxval=1.0)
+    angle, down, right, slant, *sides = jax.random.uniform(key, (6,), minval=-1.0, maxval=1.0)  # one draw compiles faster than six
+    middle, reach = (zoom[0] + zoom[1]) / 2, (zoom[1] - zoom[0]) / 2
+    return affine_matrix(
+        jnp.deg2rad(rotation) * angle,
+        height_shift * size[0] * down,
+        width_shift * size[1] * right,
+        jnp.deg2rad(shear) * slant,
+        middle + reach * jnp.array(sides),
+    )
 
 
 def affine_matrix(
