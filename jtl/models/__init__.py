@@ -77,6 +77,9 @@ MODELS = {
     'vgg16_bn': 'jtl.models.vgg:vgg16_bn',
     'vgg19': 'jtl.models.vgg:vgg19',
     'vgg19_bn': 'jtl.models.vgg:vgg19_bn',
+    'convnext_tiny': 'jtl.models.convnext:convnext_tiny',
+    'convnext_small': 'jtl.models.convnext:convnext_small',
+    'convnext_base': 'jtl.models.convnext:convnext_base',
 }
 """jtl's own family functions: name -> 'module:function', imported when asked for. Each returns a `Model`."""
 
