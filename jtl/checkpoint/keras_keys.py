@@ -11,7 +11,8 @@ r"""One stable set of keys for the arrays of Keras's HDF5 files, whichever Keras
 | `vgg16/block1_conv1/kernel:0`, `vgg16/vgg16/block1_conv1/kernel` (a model inside a model) | `vgg16/block1_conv1/kernel` |
 
 Layers that Keras named itself count up over all models of a session (`conv2d_95`). They are counted anew in the model's order, each
-class by itself from `conv2d`, `conv2d_1`, as Keras 3 counts in `.weights.h5`; models inside a model are left as they are.
+class by itself from `conv2d`, `conv2d_1`, as Keras 3 counts in `.weights.h5` (there, layers that were given a name count too); models
+inside a model are left as they are.
 
 *Layers by place* (`model.save_weights('m.weights.h5')` and `m.keras` of Keras 3) keep the file's own keys, such as `layers/conv2d_3/vars/0`:
 the 4th Conv2D of `model.layers`, which for a functional model is the order of depth. The `vars` are in the order in which the layer
