@@ -120,10 +120,11 @@ def draw_window(
     ratios = ratio[0] * (ratio[1] / ratio[0]) ** ratios
     heights, widths = (jnp.round(jnp.sqrt(x)).astype(jnp.int32) for x in (areas * ratios, areas / ratios))
     fits = (heights >= 1) & (heights <= largest[0]) & (widths >= 1) & (widths <= largest[1])
-    first = jnp.argmax(fits)
-    height, width = heights[first], widths[first]
+    # A stable sort puts the first that fits in front. (XLA on CPU computes a sort apart; it would fold anything else into a loop over pixels.)
+    misses, heights, widths = jax.lax.sort((~fits, heights, widths), num_keys=1)
+    height, width = heights[0], widths[0]
     top, left = (jnp.floor(u * (n - side + 1)).astype(jnp.int32) for u, n, side in zip((down, across), size, (height, width), strict=True))
-    return Window(top, left, height, width), fits.any(), rest
+    return Window(top, left, height, width), ~misses[0], rest
 
 
 def resize_window(image: Num[Array, 'height width c'], window: Window, size: tuple[int, int]) -> Float[Array, 'h w c']:

@@ -32,15 +32,15 @@ def randaugment(
       fill_value: of 'constant'.
     """
 
-    def layer(pixels: Array, key: Key[Array, '']) -> tuple[Array, None]:
-        return operate(pixels, *draw(key), magnitude, fill, fill_value), None
+    def layer(pixels: Array, drawn: tuple[Array, Array]) -> tuple[Array, None]:
+        return operate(pixels, *drawn, magnitude, fill, fill_value), None
 
-    return jax.lax.scan(layer, jnp.round(image).astype(jnp.uint8), jax.random.split(key, layers))[0]
+    return jax.lax.scan(layer, jnp.round(image).astype(jnp.uint8), draw(key, layers))[0]
 
 
-def draw(key: Key[Array, '']) -> tuple[Int[Array, ''], Float[Array, '']]:
-    """A position in OPERATIONS, and a sign; all equally likely."""
-    which, way = jax.random.uniform(key, (2,))
+def draw(key: Key[Array, ''], layers: int) -> tuple[Int[Array, ' n'], Float[Array, ' n']]:
+    """For each layer a position in OPERATIONS and a sign, all equally likely."""
+    which, way = jax.random.uniform(key, (2, layers))
     return jnp.floor(which * len(OPERATIONS)).astype(jnp.int32), jnp.where(way < 0.5, 1.0, -1.0)
 
 
@@ -116,13 +116,15 @@ def _table(image: UInt8[Array, 'h w c'], is_: dict[str, Array], part: float) -> 
         _stretched(counts, values),
         _equalized(counts, values),
     )
-    return jnp.select([is_[name] for name in TABLES], tables, values).astype(jnp.uint8)
+    chosen = jnp.select([is_[name] for name in TABLES], tables, values)
+    # As sums of its steps: XLA on CPU computes those apart, and would fold anything else into the loop over the pixels that are looked up.
+    return jnp.cumsum(jnp.diff(chosen, axis=0, prepend=0), axis=0).astype(jnp.uint8)
 
 
 def _stretched(counts: Int[Array, '256 c'], values: Int[Array, '256 c']) -> Int[Array, '256 c']:
     """The least value that occurs becomes 0, the greatest 255."""
     least, most = jnp.argmax(counts > 0, 0), 255 - jnp.argmax(counts[::-1] > 0, 0)
-    return jnp.where(most > least, jnp.clip(_divide((values - least) * 255, most - least), 0, 255), values)
+    return jnp.where(most > least, jnp.clip((values - least) * 255 // jnp.maximum(most - least, 1), 0, 255), values)
 
 
 def _equalized(counts: Int[Array, '256 c'], values: Int[Array, '256 c']) -> Int[Array, '256 c']:
@@ -130,9 +132,4 @@ def _equalized(counts: Int[Array, '256 c'], values: Int[Array, '256 c']) -> Int[
     most = 255 - jnp.argmax(counts[::-1] > 0, 0)
     step = (counts.sum(0) - jnp.take_along_axis(counts, most[None], 0)[0]) // 255
     below = jnp.cumsum(counts, 0) - counts
-    return jnp.where(step > 0, jnp.clip(_divide(below + step // 2, step), 0, 255), values)
-
-
-def _divide(a: Int[Array, '256 c'], b: Int[Array, ' c']) -> Int[Array, '256 c']:
-    """`a // b`, or anything where `b` is 0. By floats, exactly for these sizes: the table is computed anew for every pixel that is looked up."""
-    return jnp.floor(a.astype(jnp.float32) / jnp.maximum(b, 1)).astype(jnp.int32)
+    return jnp.where(step > 0, jnp.clip((below + step // 2) // jnp.maximum(step, 1), 0, 255), values)

@@ -155,12 +155,18 @@ def test_resized_crops_come_out_of_the_larger_picture_that_the_host_delivers():
     assert {float(picture[0, 0, 0]) for picture in found} == {-1.0, 1.0}
 
 
-def test_float_pictures_stay_floats_where_nothing_is_rounded(images):
-    settings = settings_of({'crop': 0.5, 'flip': True, 'erase': 0.5})
-    run = jax.jit(lambda images: augment(images, jax.random.key(0), settings, size=(4, 4)), compiler_options=FAST)
+def test_what_rounds_nothing_keeps_the_dtype(images):
     for dtype in (np.uint8, np.float32):
-        assert run(images.astype(dtype)).dtype == dtype
-    np.testing.assert_array_equal(run(images), run(images.astype(np.float32)))
+        for section, wanted in (
+            ({'crop': 0.5, 'flip': True, 'vertical_flip': True, 'erase': 0.5}, dtype),
+            ({'randaugment': (1, 5)}, np.uint8),
+            ({'rotation': 5.0}, np.float32),
+            ({'hue': 0.1}, np.float32),
+        ):
+            settings = settings_of(section)
+            run = lambda images, settings=settings: augment(images, jax.random.key(0), settings, size=(4, 4))  # noqa: E731
+            found = jax.eval_shape(run, images.astype(dtype))
+            assert found.shape == (64, 4, 4, 3) and found.dtype == wanted
 
 
 def test_settings_are_the_section_in_range():
