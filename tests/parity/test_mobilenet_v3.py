@@ -18,7 +18,7 @@ reference = pytest.importorskip('reference')  # before torchvision and timm
 SIZE = (67, 45)
 
 
-GAINS = {'large': 1.25, 'small': 1.5}  # on kernels, else hard-swish and the gates of squeeze-and-excite shrink all that pictures change
+GAINS = {'large': 1.25, 'small': 1.35}  # on kernels, else hard-swish and the gates of squeeze-and-excite shrink all that pictures change
 
 
 def _randomise(model, kind):
