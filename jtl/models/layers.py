@@ -98,13 +98,20 @@ class DepthwiseConv(nn.Module):
 
 
 def batch_norm(
-    module: Any, mode: Mode, name: str, *, epsilon: float = 1e-5, scale_init: Initializer = nn.initializers.ones
+    module: Any,
+    mode: Mode,
+    name: str,
+    *,
+    epsilon: float = 1e-5,
+    use_scale: bool = True,
+    scale_init: Initializer = nn.initializers.ones,
 ) -> nn.BatchNorm:
     """A BatchNorm inside `module`, whose `bn_momentum`, `dtype` and `param_dtype` it takes, as `mode` has it."""
     return nn.BatchNorm(
         use_running_average=not mode.batch_statistics,
         momentum=module.bn_momentum,
         epsilon=epsilon,
+        use_scale=use_scale,
         scale_init=scale_init,
         dtype=module.dtype,
         param_dtype=module.param_dtype,
