@@ -26,6 +26,8 @@ MODELS = {
     'efficientnet_lite2': 'jtl.models.efficientnet_lite:efficientnet_lite2',
     'efficientnet_lite3': 'jtl.models.efficientnet_lite:efficientnet_lite3',
     'efficientnet_lite4': 'jtl.models.efficientnet_lite:efficientnet_lite4',
+    'inception_v3': 'jtl.models.inception_v3:inception_v3',
+    'keras_inception_v3': 'jtl.models.inception_v3:keras_inception_v3',
     'mobilenet_v3_large': 'jtl.models.mobilenet_v3:mobilenet_v3_large',
     'mobilenet_v3_small': 'jtl.models.mobilenet_v3:mobilenet_v3_small',
     'mobilenetv3_large_100': 'jtl.models.mobilenet_v3:mobilenetv3_large_100',
