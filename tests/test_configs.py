@@ -3,9 +3,8 @@
 import re
 from pathlib import Path
 
-import numpy as np
+import config_data
 import pytest
-from PIL import Image
 
 import jtl
 from jtl.config import parse
@@ -19,25 +18,13 @@ ASSET = 'package:jtl/assets/digits_0_to_4.msgpack'
 
 
 @pytest.fixture(scope='module')
-def pictures(tmp_path_factory):
-    """An image folder with the splits and more classes than one batch has."""
-    root = tmp_path_factory.mktemp('pictures')
-    random = np.random.default_rng(0)
-    for split, count in (('train', 12), ('validation', 2), ('test', 2)):
-        for label in ('hat', 'shirt', 'shoes'):
-            folder = root / split / label
-            folder.mkdir(parents=True)
-            for k in range(count):
-                Image.fromarray(random.integers(0, 256, (40, 48, 3), np.uint8)).save(folder / f'{k}.png')
-    return root
+def root(tmp_path_factory):
+    return tmp_path_factory.mktemp('data')
 
 
 @pytest.mark.parametrize('name', CONFIGS)
-def test_every_config_plans_with_every_recipe(name, pictures):
-    config = parse([f'--config={ROOT / "configs" / name}', '--config.batch_size=8']).config
-    if config.data.name == 'folder':
-        config.data.root = str(pictures)
-        config.init_from = None  # weights of another package: what trains does not depend on them
+def test_every_config_plans_with_every_recipe(name, root):
+    config = config_data.config_on(name, root)
     experiment = build(config)
     for recipe in RECIPES:
         plain = {**experiment.config, 'tune': {**experiment.config['tune'], 'recipe': recipe}}
