@@ -18,7 +18,6 @@ class NameTable:
     Attributes:
       name: for people, such as 'efficientnet-lite-pytorch'.
       detect: source keys that a checkpoint of this layout has (exact names); all must be there.
-      shapes: source keys and the shapes they have, which tell weights of one layout apart (a position embedding of 197 or 577 tokens).
       rules: patterns on jtl's own paths (parameters and statistics, `backbone/...`); the value is the source-key template
         with back-references, alone or followed by leaf functions: `(r'_blocks.\1.conv.weight', ('transpose', 2, 3, 1, 0))`;
         None starts the leaf new.
@@ -27,6 +26,7 @@ class NameTable:
       ignore: patterns of source keys that nobody misses (counters).
       prefix: what stands before every key of the layout in the checkpoint at hand ('module.', 'model/'); `choose_table` sets it.
         Two tables that differ only here are equal.
+      shapes: source keys and the shapes they have, which tell weights of one layout apart (a position embedding of 197 or 577 tokens).
     """
 
     name: str
@@ -34,8 +34,8 @@ class NameTable:
     rules: tuple[Rule, ...]
     head: tuple[Rule, ...] = ()
     ignore: tuple[str, ...] = ()
-    shapes: tuple[tuple[str, tuple[int, ...]], ...] = ()
     prefix: str = field(default='', compare=False)
+    shapes: tuple[tuple[str, tuple[int, ...]], ...] = ()
 
 
 def _native(name: str, params: str, statistics: str) -> NameTable:
