@@ -191,7 +191,7 @@ def _augment_one(
     if s.warps:
         ranges: dict[str, Any] = {name: getattr(s, name) for name in ('rotation', 'height_shift', 'width_shift', 'shear', 'zoom')}
         matrix = random_matrix(derive(key, 'warp'), size, **ranges)
-        image = warp(image, mirror(matrix, flips), s.fill, s.fill_value)
+        image = warp(image, mirror(matrix, flips), s.fill, s.fill_value, apart=bool(s.randaugment) or s.recolours)
     else:
         for axis, flip in enumerate(flips):
             image = image if flip is False else jnp.where(flip, jnp.flip(image, axis), image)

@@ -138,12 +138,20 @@ def resize_window(image: Num[Array, 'height width c'], window: Window, size: tup
     Returns:
       float32, not rounded.
     """
-    x: Array = image
-    for axis, (start, length) in enumerate(((window.top, window.height), (window.left, window.width))):
-        taps, weights = _taps(start, length, image.shape[axis], size[axis])
-        parts = (jnp.take(x, tap, axis, mode='clip') * jnp.expand_dims(w, (1 - axis, 2)) for tap, w in zip(taps, weights, strict=True))
-        x = sum(parts, jnp.zeros(()))
-    return jnp.clip(x, 0, 255)  # sums of weights are rounded
+    (row_taps, row_weights), (column_taps, column_weights) = (
+        _taps(start, length, n, out)
+        for start, length, n, out in zip((window.top, window.left), (window.height, window.width), image.shape, size, strict=False)
+    )
+    parts = (jnp.take(image, tap, 0, mode='clip') * weight[:, None, None] for tap, weight in zip(row_taps, row_weights, strict=True))
+    rows = sum(parts, jnp.zeros(()))
+
+    def add(total: Array, tap: tuple[Array, Array]) -> tuple[Array, None]:
+        place, weight = tap
+        return total + jnp.take(rows, place, 1, mode='clip') * weight[:, None], None
+
+    # A loop for the columns is computed apart from what is before and behind it; folded into one, all would be done for every tap of every pixel.
+    found = jax.lax.scan(add, jnp.zeros((*size, image.shape[2])), (column_taps, column_weights))[0]
+    return jnp.clip(found, 0, 255)  # sums of weights are rounded
 
 
 def _taps(start: Int[Array, ''], length: Int[Array, ''], n: int, out: int) -> tuple[Int[Array, 't out'], Float[Array, 't out']]:

@@ -64,7 +64,7 @@ def operate(
     """
     part = magnitude / 10
     is_ = {name: operation == k for k, name in enumerate(OPERATIONS)}
-    moved = jnp.round(warp(image, _matrix(is_, part, sign, (image.shape[0], image.shape[1])), fill, fill_value))
+    moved = jnp.round(warp(image, _matrix(is_, part, sign, (image.shape[0], image.shape[1])), fill, fill_value, apart=True))
     blended = _blended(image.astype(jnp.float32), is_, 1 + 0.9 * part * sign)
     looked_up = jnp.take_along_axis(_table(image, is_, part), image.reshape(-1, image.shape[-1]).astype(jnp.int32), 0).reshape(image.shape)
     moves, blends = (jnp.array([is_[name] for name in names]).any() for names in (MOVES, BLENDS))

@@ -72,7 +72,9 @@ def mirror(matrix: Matrix, flips: Sequence[Bool[Array, ''] | bool]) -> Matrix:
     return matrix * jnp.array([*(jnp.where(flip, -1.0, 1.0) for flip in flips), 1.0])
 
 
-def warp(image: Num[Array, 'h w c'], matrix: Matrix, fill: str = 'nearest', fill_value: float = 0.0) -> Float[Array, 'h w c']:
+def warp(
+    image: Num[Array, 'h w c'], matrix: Matrix, fill: str = 'nearest', fill_value: float = 0.0, *, apart: bool = False
+) -> Float[Array, 'h w c']:
     """The picture looked up through `matrix` with bilinear interpolation: `scipy.ndimage.affine_transform(order=1)`.
 
     Args:
@@ -80,25 +82,36 @@ def warp(image: Num[Array, 'h w c'], matrix: Matrix, fill: str = 'nearest', fill
       matrix: see `Matrix`.
       fill: one of FILLS, as scipy's modes of these names; 'constant' begins beyond the middle of the outermost pixels.
       fill_value: of 'constant'.
+      apart: for a result that is read more than once. XLA on CPU folds the map into a loop that reads it, and looks every pixel up as often as
+        it is read there; this keeps the two apart. The result is the same.
 
     Returns:
       float32, not rounded.
     """
     height, width, depth = image.shape
     middle = jnp.array([(height - 1) / 2, (width - 1) / 2])
-    i, j = jnp.meshgrid(jnp.arange(height) - middle[0], jnp.arange(width) - middle[1], indexing='ij')
+    rows = height + height % 2 if apart else height
+    i, j = jnp.meshgrid(jnp.arange(rows) - middle[0], jnp.arange(width) - middle[1], indexing='ij')
     # A product of matrices is what XLA on CPU computes apart: it would fold the matrix's sines into the loop over pixels.
-    places = jnp.einsum('rk,khw->rhw', matrix, jnp.stack([i, j, jnp.ones_like(i)]), precision='highest')
-    y, x = places + middle[:, None, None]
-    inside = (y >= 0) & (y <= height - 1) & (x >= 0) & (x <= width - 1)
+    places = jnp.einsum('rk,khw->rhw', matrix, jnp.stack([i, j, jnp.ones_like(i)]), precision='highest') + middle[:, None, None]
     pixels = image.reshape(height * width, depth)  # one gather fetches the channels of a pixel
-    found = jnp.zeros(image.shape, jnp.float32)
-    for row, row_weight in _taps(_within(y, height, fill), height):
-        for column, column_weight in _taps(_within(x, width, fill), width):
-            pixel = pixels.at[row * width + column].get(mode='promise_in_bounds')
-            found += pixel.astype(jnp.float32) * (row_weight * column_weight)[..., None]
-    found = jnp.clip(found, 0, 255)  # sums of weights are rounded
-    return jnp.where(inside[..., None], found, jnp.float32(fill_value)) if fill == 'constant' else found
+
+    def look_up(place: Float[Array, '2 rows w']) -> Float[Array, 'rows w c']:
+        y, x = place
+        found = jnp.zeros((*y.shape, depth))
+        for row, row_weight in _taps(_within(y, height, fill), height):
+            for column, column_weight in _taps(_within(x, width, fill), width):
+                pixel = pixels.at[row * width + column].get(mode='promise_in_bounds')
+                found += pixel.astype(jnp.float32) * (row_weight * column_weight)[..., None]
+        found = jnp.clip(found, 0, 255)  # sums of weights are rounded
+        inside = (y >= 0) & (y <= height - 1) & (x >= 0) & (x <= width - 1)
+        return jnp.where(inside[..., None], found, jnp.float32(fill_value)) if fill == 'constant' else found
+
+    if not apart:
+        return look_up(places)
+    places = jnp.moveaxis(places.reshape(2, 2, rows // 2, width), 1, 0)
+    halves = jax.lax.map(look_up, places)  # two turns of a loop, which XLA does not fold into another
+    return halves.reshape(rows, width, depth)[:height]
 
 
 def _within(x: Float[Array, 'h w'], n: int, fill: str) -> Float[Array, 'h w']:
