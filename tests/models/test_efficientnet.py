@@ -152,7 +152,7 @@ def test_stochastic_depth_grows_with_depth():
 
 
 @pytest.mark.parametrize(
-    'option', [{'stochastic_depth': 1.0}, {'bn_momentum': 1.5}, {'width': 0.0}, {'depth': -1.0}, {'image_channels': 2}]
+    'option', [{'stochastic_depth': 1.0}, {'bn_momentum': 1.5}, {'width': 0.0}, {'depth': -1.0}, {'image_channels': 0}]
 )
 def test_options_out_of_range(option):
     with pytest.raises(UserError, match=next(iter(option))):

@@ -165,7 +165,7 @@ def test_layers_of_keras_are_counted_by_class_in_the_order_of_the_model():
         {'depths': (2, 1, 1, 1, 1)},
         {'width': 0.0},
         {'bn_momentum': 1.5},
-        {'image_channels': 2},
+        {'image_channels': 0},
     ],
 )
 def test_options_out_of_range(option):
