@@ -35,7 +35,7 @@ def from_arrays(images: Mapping[str, Any], targets: Mapping[str, Any], labels: S
     (8, 8, 1)
 
     Args:
-      images: (N, H, W) grey or (N, H, W, C) with 1 or 3 channels in RGB order; uint8, or float with values on the scale that the
+      images: (N, H, W) grey or (N, H, W, C) with 1 or 3 channels in RGB order, or any number of channels that the model reads; uint8, or float with values on the scale that the
         model's preprocessing expects (0..255 for pretrained weights).
       targets: (N,) integer class numbers, (N,) or (N, K) float values (floats that are only 0 and 1 serve `multi_label` too).
       labels: class names in the order of class numbers; () with integer targets: '0', '1', ...
@@ -105,10 +105,8 @@ def _images(name: str, value: Any) -> np.ndarray:
     images = np.asarray(value)
     if images.ndim == 3:
         images = images[..., None]
-    if images.ndim != 4 or images.shape[-1] not in (1, 2, 3, 4) or images.dtype.kind not in 'uif' or 0 in images.shape[1:]:
-        raise UserError(
-            f'arrays: images of {name} must be (N, H, W) or (N, H, W, 1 to 4 channels) numbers, found {images.shape} {images.dtype}.'
-        )
+    if images.ndim != 4 or images.dtype.kind not in 'uif' or 0 in images.shape[1:]:
+        raise UserError(f'arrays: images of {name} must be (N, H, W) or (N, H, W, C) numbers, found {images.shape} {images.dtype}.')
     if images.shape[1:3] == (1, 1):
         raise UserError(f'arrays: images of {name} have one pixel each, which shows nothing, found shape {images.shape}.')
     return images if images.dtype == np.uint8 else images.astype(np.float32)

@@ -107,9 +107,9 @@ def pixels_digest(image: np.ndarray, name: str) -> bytes:
 
 
 def check_image(image: np.ndarray, name: str) -> None:
-    """UnreadableError for an array that is no picture: not (H, W) or (H, W, 1 to 4 channels), or empty."""
-    if image.ndim not in (2, 3) or image.shape[2:] not in ((), (1,), (2,), (3,), (4,)) or 0 in image.shape:
-        raise UnreadableError(f'{name}: an image must be (height, width, 1 to 4 channels), found shape {image.shape}.')
+    """UnreadableError for an array that is no picture: not (H, W) or (H, W, C), or empty."""
+    if image.ndim not in (2, 3) or 0 in image.shape:
+        raise UnreadableError(f'{name}: an image must be (height, width) or (height, width, channels), found shape {image.shape}.')
     if image.shape[:2] == (1, 1):
         raise UnreadableError(f'{name}: an image of one pixel shows nothing.')
 

@@ -11,6 +11,7 @@ from jax.typing import DTypeLike
 from jaxtyping import Array, Float, Shaped
 
 from jtl.data.base import UnreadableError, check_image
+from jtl.errors import UserError
 from jtl.models.preprocessing import Preprocessing
 
 if TYPE_CHECKING:
@@ -72,20 +73,21 @@ def prepare(image: np.ndarray, preprocessing: Preprocessing, crop: float | None 
     filter see the pixels around it, so that the result is the same up to rounding.
 
     Args:
-      image: (H, W, C) uint8 or float; C is 1 or 3 (2 and 4 are those with an alpha channel, which is dropped).
+      image: (H, W, C) uint8 or float; C is 1 or 3 (2 and 4 are those with an alpha channel, which is dropped), or the count that the
+        network reads.
       preprocessing: of the weights: size, channels, interpolation, and the crop of evaluation.
       crop: None for evaluation, (size) out of (size / preprocessing.crop); for training a fraction below 1 returns
         the whole picture of `padded_size(size, crop)`, out of which the device crops at random; 1.0 is as evaluation.
 
     Returns:
-      (h, w, C) of the same dtype (float64 becomes float32), with 3 channels in RGB order (`normalize` turns them) or 1.
+      (h, w, C) of the same dtype (float64 becomes float32), with 3 channels in RGB order (`normalize` turns them), 1, or that count.
     """
     check_image(image, 'A picture')
     if image.ndim == 2:
         image = image[..., None]
     if image.dtype != np.uint8:
         image = image.astype(np.float32, copy=False)
-    image = _channels(image, preprocessing.depth)
+    image = _channels(image, preprocessing)
     if crop is None or crop >= 1:
         size, outer = preprocessing.size, padded_size(preprocessing.size, preprocessing.crop)
     else:
@@ -125,16 +127,33 @@ def _resize(image: np.ndarray, size: tuple[int, int], interpolation: str, box: t
     from PIL import Image
 
     method = getattr(Image.Resampling, interpolation.upper())
-    if image.dtype == np.uint8:
+    if image.dtype == np.uint8 and image.shape[-1] in (1, 3):
         picture = Image.fromarray(image[..., 0] if image.shape[-1] == 1 else np.ascontiguousarray(image))
         out = np.asarray(picture.resize((size[1], size[0]), method, box))
         return out if out.ndim == 3 else out[..., None]
-    planes = [Image.fromarray(np.ascontiguousarray(image[..., k])) for k in range(image.shape[-1])]  # Pillow has float planes only
+    planes = [Image.fromarray(np.ascontiguousarray(image[..., k])) for k in range(image.shape[-1])]
     return np.stack([np.asarray(plane.resize((size[1], size[0]), method, box)) for plane in planes], axis=-1)
 
 
-def _channels(image: np.ndarray, depth: int) -> np.ndarray:
-    """With 1 or 3 channels: grey is repeated, colour becomes luma (ITU-R 601-2, as Pillow and OpenCV do)."""
+def check_channels(channels: int, preprocessing: Preprocessing) -> None:
+    """UserError for pictures of so many channels that cannot become those that the network reads."""
+    if not preprocessing.pictorial and channels != preprocessing.depth:
+        raise UserError(
+            f'The pictures have {channels} channels, the model reads {preprocessing.depth}: set model.image_channels={channels}.'
+        )
+    if preprocessing.pictorial and channels > 4:
+        raise UserError(
+            f'The pictures have {channels} channels, the model reads {preprocessing.channels}. Set model.image_channels={channels}, '
+            'or give pictures of 1 to 4 channels (grey or colour, with or without alpha).'
+        )
+
+
+def _channels(image: np.ndarray, preprocessing: Preprocessing) -> np.ndarray:
+    """With 1 or 3 channels: grey is repeated, colour becomes luma (ITU-R 601-2, as Pillow and OpenCV do). Other counts stay."""
+    check_channels(image.shape[-1], preprocessing)
+    depth = preprocessing.depth
+    if not preprocessing.pictorial:
+        return image
     if image.shape[-1] in (2, 4):
         image = image[..., :-1]
     if image.shape[-1] == depth:

@@ -142,7 +142,7 @@ def bit(
     Args:
       depths: blocks of each group; the first group keeps the size of the map, each later one halves it.
       width: channels of the stem and of the first group's bottlenecks, a multiple of 32; each later group has twice as many. 64 is x1.
-      image_channels: 1 (grey) or 3 (colour). The first kernel of a checkpoint is fitted, but standardised anew: each output is scaled.
+      image_channels: 1 (grey), 3 (colour) or another count. The first kernel of a checkpoint is fitted, but standardised anew: each output is scaled.
       dtype: of the computation.
       param_dtype: of the parameters.
 

@@ -10,7 +10,7 @@ from jax.typing import DTypeLike
 
 from jtl.errors import UserError
 from jtl.models.base import EVAL, Backbone, Features, Mode, Model, Stage
-from jtl.models.preprocessing import Preprocessing
+from jtl.models.preprocessing import Preprocessing, for_channels
 
 
 class ConvStage(nn.Module):
@@ -85,7 +85,7 @@ def convnet(
       batch_norm: BatchNorm between convolution and ReLU.
       bn_momentum: the part of the running statistics that a training step keeps.
       dropout: rate after each dense stage, in training.
-      image_channels: 1 (grey) or 3 (RGB).
+      image_channels: 1 (grey), 3 (RGB), or another count.
       dtype: of the computation.
       param_dtype: of the parameters.
 
@@ -96,8 +96,6 @@ def convnet(
         raise UserError(
             f'model: convnet needs at least one convolution and sizes above 0, found channels={channels}, kernel={kernel}, dense={dense}.'
         )
-    if image_channels not in (1, 3):
-        raise UserError(f'model.image_channels must be 1 (grey) or 3 (RGB), found {image_channels}.')
     if not 0 <= dropout < 1 or not 0 <= bn_momentum <= 1:
         raise UserError(f'model: convnet needs dropout in [0, 1) and bn_momentum in [0, 1], found {dropout} and {bn_momentum}.')
     kinds: dict[str, Any] = {'dtype': dtype, 'param_dtype': param_dtype}
@@ -113,7 +111,4 @@ def convnet(
             )
         return {'image': jax.ShapeDtypeStruct((*size, image_channels), jnp.float32)}
 
-    preprocessing = Preprocessing(
-        size=(32, 32), mean=(127.5,) * image_channels, std=(127.5,) * image_channels, channels='L' if image_channels == 1 else 'RGB'
-    )
-    return Model(Backbone(stages=tuple(stages)), inputs, preprocessing)
+    return Model(Backbone(stages=tuple(stages)), inputs, for_channels(Preprocessing(size=(32, 32)), image_channels))

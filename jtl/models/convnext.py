@@ -131,7 +131,7 @@ def convnext(
       stochastic_depth: chance that training skips the last block, falling linearly to 0 at the first; the originals trained with
         0.1 (T), 0.4 (S) and 0.5 (B).
       short_side: to which torchvision resizes pictures before its crop of 224, for its weights.
-      image_channels: 1 (grey) or 3 (colour); the first kernel of a checkpoint is fitted.
+      image_channels: 1 (grey), 3 (colour) or another count; the first kernel of a checkpoint is fitted.
       dtype: of the computation.
       param_dtype: of the parameters.
 

@@ -106,7 +106,7 @@ def efficientnet(
       stochastic_depth: chance that training skips the last block, falling linearly to 0 at the first; the original trained with 0.2.
       bn_momentum: the part of the running statistics that a training step keeps. 0.99 needs some 500 steps to settle: a short run
         from scratch wants 0.9.
-      image_channels: 1 (grey) or 3 (colour); the first kernel of a checkpoint is fitted.
+      image_channels: 1 (grey), 3 (colour) or another count; the first kernel of a checkpoint is fitted.
       dtype: of the computation.
       param_dtype: of the parameters.
 

@@ -18,7 +18,7 @@ from jtl.checkpoint.adapt import NameTable
 from jtl.errors import UserError
 from jtl.models.base import Backbone, Model, Stage, Weights
 from jtl.models.mbconv import ConvBN, InvertedBottleneck, round_channels
-from jtl.models.preprocessing import Preprocessing
+from jtl.models.preprocessing import Preprocessing, for_channels
 from jtl.rules import as_rules
 
 
@@ -66,6 +66,7 @@ def efficientnet_lite(
     *,
     stochastic_depth: float = 0.0,
     bn_momentum: float = 0.99,
+    image_channels: int = 3,
     dtype: DTypeLike = jnp.float32,
     param_dtype: DTypeLike = jnp.float32,
 ) -> Model:
@@ -80,6 +81,7 @@ def efficientnet_lite(
       stochastic_depth: chance that training skips the last block, falling linearly to 0 at the first; the original trained with 0.2.
       bn_momentum: the part of the running statistics that a training step keeps. 0.99 needs some 500 steps to settle: a short run
         from scratch wants 0.9.
+      image_channels: 1 (grey), 3 (colour) or another count; the first kernel of a checkpoint is fitted.
       dtype: of the computation.
       param_dtype: of the parameters.
     """
@@ -101,16 +103,17 @@ def efficientnet_lite(
         Stage('top', partial(ConvBN, TOP, **kinds)),
     )
     # The original evaluates on the middle of the picture without a border of 32 pixels in size + 32.
-    preprocessing = Preprocessing(
+    original = Preprocessing(
         size=(scale.size, scale.size),
         mean=(127.0,) * 3,
         std=(128.0,) * 3,
         interpolation='bicubic',
         crop=scale.size / (scale.size + 32),
     )
+    preprocessing = for_channels(original, image_channels)
     return Model(
         backbone=Backbone(stages=stages),
-        inputs=lambda size: {'image': jax.ShapeDtypeStruct((*size, 3), jnp.float32)},
+        inputs=lambda size: {'image': jax.ShapeDtypeStruct((*size, image_channels), jnp.float32)},
         preprocessing=preprocessing,
         weights=(Weights(TORCH, preprocessing, licence='Apache-2.0'),),
         notes={'dropout': scale.dropout},
@@ -127,7 +130,7 @@ efficientnet_lite4 = partial(efficientnet_lite, 4)
 def _torch_rules() -> list[tuple[str, Any]]:
     to_hwio = ('transpose', 2, 3, 1, 0)
     rules: list[tuple[str, Any]] = [
-        (r'backbone/stem/conv/kernel', ('_conv_stem.weight', to_hwio)),
+        (r'backbone/stem/conv/kernel', ('_conv_stem.weight', to_hwio, ('channels',))),
         (r'backbone/top/conv/kernel', ('_conv_head.weight', to_hwio)),
         (r'backbone/block_(\d+)/(expand|depthwise|project)/kernel', (r'_blocks.\1._\2_conv.weight', to_hwio)),
     ]

@@ -175,7 +175,7 @@ def inception(
       keras: no scales in the norms, averages that do not count the padding; else as torchvision has it.
       width: factor on all channels.
       bn_momentum: the part of the running statistics that a training step keeps.
-      image_channels: 1 (grey) or 3 (colour); the first kernel of a checkpoint is fitted.
+      image_channels: 1 (grey), 3 (colour) or another count; the first kernel of a checkpoint is fitted.
       dtype: of the computation.
       param_dtype: of the parameters.
 

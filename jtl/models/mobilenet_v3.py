@@ -110,7 +110,7 @@ def mobilenet_v3(
       hidden: without it the features are `map` (B, H / 32, W / 32, 960 or 576), sides rounded up, as Keras's files without top have them.
       bn_momentum: the part of the running statistics that a training step keeps. 0.99 needs some 500 steps to settle: a short run
         from scratch wants 0.9.
-      image_channels: 1 (grey) or 3 (colour); the first kernel of a checkpoint is fitted.
+      image_channels: 1 (grey), 3 (colour) or another count; the first kernel of a checkpoint is fitted.
       dtype: of the computation.
       param_dtype: of the parameters.
 

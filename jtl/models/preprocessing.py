@@ -6,6 +6,7 @@ from typing import Any
 
 from jtl.errors import UserError
 
+_DEPTHS = {'RGB': 3, 'BGR': 3, 'L': 1}
 INTERPOLATIONS = ('nearest', 'bilinear', 'bicubic', 'lanczos')
 
 
@@ -20,7 +21,7 @@ class Preprocessing:
       size: height and width of the network's input, pixels.
       mean, std: a number for each channel, in `channels` order, after `scale`.
       scale: factor on 0..255 values.
-      channels: 'RGB', 'BGR' or 'L' (one grey channel).
+      channels: 'RGB', 'BGR', 'L' (one grey channel), or a count such as '5': channels of any meaning, as the data have them.
       interpolation: of the resize, one of INTERPOLATIONS, with antialiasing.
       crop: side of the centre crop as a fraction of the resized short side, in (0, 1].
     """
@@ -35,9 +36,10 @@ class Preprocessing:
 
     def __post_init__(self) -> None:
         """Raises UserError for values that no picture can be prepared with."""
-        count = {'RGB': 3, 'BGR': 3, 'L': 1}.get(self.channels)
-        if count is None:
-            raise UserError(f'preprocessing: channels must be RGB, BGR or L, found {self.channels!r}.')
+        named = isinstance(self.channels, str) and (self.channels in _DEPTHS or (self.channels.isdigit() and int(self.channels) > 0))
+        if not named:
+            raise UserError(f"preprocessing: channels must be RGB, BGR, L, or a count such as '5', found {self.channels!r}.")
+        count = self.depth
         if len(self.mean) != count or len(self.std) != count:
             raise UserError(
                 f'preprocessing: {self.channels} needs {count} values in mean and std, found {len(self.mean)} and {len(self.std)}.'
@@ -50,7 +52,12 @@ class Preprocessing:
     @property
     def depth(self) -> int:
         """Number of channels."""
-        return len(self.channels)
+        return _DEPTHS.get(self.channels) or int(self.channels)
+
+    @property
+    def pictorial(self) -> bool:
+        """Whether the channels are colours or grey, so that pictures of other channels can be turned into them."""
+        return self.channels in _DEPTHS
 
     def to_json(self) -> dict[str, Any]:
         """Plain data, as the bundle stores it."""
@@ -67,13 +74,20 @@ class Preprocessing:
 
 
 def for_channels(preprocessing: Preprocessing, channels: int) -> Preprocessing:
-    """That of colour pictures for pictures of so many channels: 3 as it is, 1 (grey) with the averages of `mean` and `std`.
+    """That of colour pictures for pictures of so many channels.
+
+    3 as it is; 1 (grey) with the averages of `mean` and `std`; any other count with each of them repeated in turn, as the leaf function
+    `channels` repeats a first kernel.
 
     Raises:
-      UserError: another count; pictures come grey or in colour.
+      UserError: a count below 1.
     """
-    if channels not in (1, 3):
-        raise UserError(f'model.image_channels must be 1 (grey) or 3 (colour), found {channels}.')
+    if channels < 1:
+        raise UserError(f'model.image_channels must be 1 (grey), 3 (colour) or another count from 1, found {channels}.')
     if channels == 3:
         return preprocessing
-    return replace(preprocessing, channels='L', mean=(sum(preprocessing.mean) / 3,), std=(sum(preprocessing.std) / 3,))
+    mean, std = preprocessing.mean, preprocessing.std
+    if channels == 1:
+        return replace(preprocessing, channels='L', mean=(sum(mean) / 3,), std=(sum(std) / 3,))
+    turns = [k % 3 for k in range(channels)]
+    return replace(preprocessing, channels=str(channels), mean=tuple(mean[k] for k in turns), std=tuple(std[k] for k in turns))

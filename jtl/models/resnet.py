@@ -139,7 +139,7 @@ def resnet(
       width: channels of the stem and of the first group's convolutions; each later group has twice as many.
       zero_init_residual: a new block starts as its shortcut (Goyal et al. 2017). Only weights that start new are concerned.
       bn_momentum: the part of the running statistics that a training step keeps.
-      image_channels: 1 (grey) or 3 (colour); the first kernel of a checkpoint is fitted.
+      image_channels: 1 (grey), 3 (colour) or another count; the first kernel of a checkpoint is fitted.
       dtype: of the computation.
       param_dtype: of the parameters.
 

@@ -133,7 +133,7 @@ def vgg(
       fc_width: of both.
       dropout: rate after each of them, in training.
       bn_momentum: the part of the running statistics that a training step keeps.
-      image_channels: 1 (grey) or 3 (colour); the first kernel of a checkpoint is fitted.
+      image_channels: 1 (grey), 3 (colour) or another count; the first kernel of a checkpoint is fitted.
       dtype: of the computation.
       param_dtype: of the parameters.
 

@@ -115,7 +115,7 @@ class _Paper:
 
     def picture(self, pixels: np.ndarray, x: float, y: float, wide: float, high: float, *, frame: bool = False) -> None:
         axes = self.figure.add_axes((x / self.width, 1 - (y + high) / self.height, wide / self.width, high / self.height))
-        grey = pixels.shape[-1] == 1
+        grey = pixels.shape[-1] != 3  # of channels that are no colours the first is shown
         axes.imshow(
             pixels[..., 0] if grey else pixels,
             cmap='gray' if grey else None,

@@ -13,7 +13,8 @@ from jtl import config as configs
 from jtl.checkpoint import adapt
 from jtl.data import load_data, mix
 from jtl.data.augment import Settings, settings_of
-from jtl.data.base import Data
+from jtl.data.base import Data, UnreadableError
+from jtl.data.images import check_channels
 from jtl.data.inputs import prepare_inputs
 from jtl.data.sampling import check_sampling, class_counts
 from jtl.data.views import Views, check_views, views_of
@@ -126,6 +127,8 @@ def build(
             f'config.batch_size: {plain["batch_size"]} examples do not divide over {mesh.shape["data"]} devices '
             f'and {plain["accumulate"]} micro-batches (config.accumulate).'
         )
+    if 'image' in net.inputs:
+        check_pictures(data, origins.preprocessing, augmentation_of(plain['augment'])[0])
     if plain['tta'] and 'image' not in net.inputs:
         raise UserError(f'config.tta: views are taken of pictures, the model reads {", ".join(net.inputs)}.')
     if augmentation_of(plain['augment'])[1]:
@@ -173,6 +176,17 @@ def checked(config: Any) -> dict[str, Any]:
 def augmentation_of(section: Mapping[str, Any]) -> tuple[Settings, mix.Mixing | None]:
     """What the `augment` section says is done to single pictures, and how pictures are mixed. UserError for a field that is wrong."""
     return settings_of({name: value for name, value in section.items() if name not in mix.defaults()}), mix.mixing_of(section)
+
+
+def check_pictures(data: Data, preprocessing: Preprocessing, settings: Settings) -> None:
+    """UserError where the first training picture has channels that the net cannot read, or colours are to change that are none."""
+    if not preprocessing.pictorial and (settings.recolours or settings.randaugment):
+        raise UserError(f'config.augment: colours are of grey or RGB pictures, the model reads {preprocessing.depth} channels.')
+    try:
+        image = np.asarray(data.splits['train'].examples[0]['image'])
+    except UnreadableError:  # the preflight names it and all others
+        return
+    check_channels(image.shape[2] if image.ndim == 3 else 1, preprocessing)
 
 
 def phases_of(plain: Mapping[str, Any], net: Net, examples: int) -> tuple[Phase, ...]:

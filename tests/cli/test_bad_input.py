@@ -94,7 +94,13 @@ def test_a_wrong_number_of_channels(root, fails):
     assert 'data/cat/9.tif cannot be read: it is a TIFF of 5 channels, a picture has 1 to 4.' in fails()
     np.savez(root / 'five.npz', train_images=five[None].repeat(8, 0), train_labels=np.arange(8) % 2)
     said = fails('data.name=arrays', f'data.root={root / "five.npz"}')
-    assert said == 'jtl train: arrays: images of train must be (N, H, W) or (N, H, W, 1 to 4 channels) numbers, found (8, 8, 8, 5) uint8.\n'
+    assert said.startswith(
+        'jtl train: The pictures have 5 channels, the model reads RGB. Set model.image_channels=5, or give pictures of 1 to 4'
+    )
+    said = fails('data.name=arrays', f'data.root={root / "five.npz"}', 'model.image_channels=6')
+    assert said == 'jtl train: The pictures have 5 channels, the model reads 6: set model.image_channels=5.\n'
+    colours = ('model.image_channels=5', 'augment.hue=0.1')
+    assert 'colours are of grey or RGB pictures, the model reads 5' in fails('data.name=arrays', f'data.root={root / "five.npz"}', *colours)
 
 
 def test_pictures_of_one_pixel(root, fails):

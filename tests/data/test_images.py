@@ -92,8 +92,15 @@ def test_channels():
     np.testing.assert_allclose(prepare(image, grey)[..., 0], np.asarray(Image.fromarray(image).convert('L')), atol=1)
     np.testing.assert_array_equal(prepare(image[..., :1], colour), np.repeat(image[..., :1], 3, -1))
     np.testing.assert_array_equal(prepare(noise(4, 4, 4), colour), noise(4, 4, 4)[..., :3])
-    with pytest.raises(UserError, match=r'1 to 4 channels\), found shape \(4, 4, 5\)'):
+    with pytest.raises(UserError, match='have 5 channels, the model reads RGB'):
         prepare(noise(4, 4, 5), colour)
+    bands = Preprocessing((4, 4), (0.0,) * 5, (1.0,) * 5, channels='5')
+    np.testing.assert_array_equal(prepare(noise(4, 4, 5), bands), noise(4, 4, 5))
+    resized = prepare(noise(8, 6, 5), bands)
+    np.testing.assert_array_equal(resized[..., :3], prepare(noise(8, 6, 5)[..., :3], colour))
+    assert resized.shape == (4, 4, 5) and resized.dtype == np.uint8
+    with pytest.raises(UserError, match='have 3 channels, the model reads 5'):
+        prepare(noise(4, 4, 3), bands)
 
 
 def test_decode_turns_every_file_into_grey_or_rgb():

@@ -110,7 +110,7 @@ def test_weights_are_told_apart_by_their_classes(key, shape, other, side, crop):
         ({'width': 48}, 'multiple of 32'),
         ({'width': 0}, 'multiple of 32'),
         ({'depths': ()}, 'depths'),
-        ({'image_channels': 4}, 'image_channels'),
+        ({'image_channels': 0}, 'image_channels'),
     ],
 )
 def test_options_out_of_range(option, message):

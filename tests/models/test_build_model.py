@@ -47,7 +47,7 @@ def test_lists_are_tuples_as_json_gives_them_back():
         ({'name': 'convnet', 'batch_norm': 1}, 'model.batch_norm'),
         ({'name': 'convnet', 'kernel': True}, 'model.kernel'),
         ({'name': 'convnet', 'channels': ()}, 'at least one convolution'),
-        ({'name': 'convnet', 'image_channels': 2}, 'model.image_channels'),
+        ({'name': 'convnet', 'image_channels': 0}, 'model.image_channels'),
         ({'name': 'convnet', 'dropout': 1.0}, 'dropout in'),
         ({'name': 'convnet', 'image_size': -1}, 'model.image_size'),
         ({'name': 'convnet', 'image_size': (0, 8)}, 'model.image_size'),

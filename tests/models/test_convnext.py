@@ -108,7 +108,7 @@ def test_layer_scale_starts_where_it_is_told_and_may_be_left_out():
         ({'layer_scale': -1.0}, 'layer_scale'),
         ({'stochastic_depth': 1.0}, 'stochastic_depth'),
         ({'short_side': 200}, 'short_side'),
-        ({'image_channels': 2}, 'image_channels'),
+        ({'image_channels': 0}, 'image_channels'),
     ],
 )
 def test_options_out_of_range(option, message):

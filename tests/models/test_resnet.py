@@ -197,7 +197,7 @@ def test_bn_momentum_and_the_first_group_without_stride():
         ({'depths': (1, 0)}, 'depths'),
         ({'width': 0}, 'width'),
         ({'bn_momentum': 1.5}, 'bn_momentum'),
-        ({'image_channels': 2}, 'image_channels'),
+        ({'image_channels': 0}, 'image_channels'),
         ({'depths': 3}, 'kind of its default'),
     ],
 )

@@ -167,7 +167,7 @@ def test_checkpoints_of_another_kind_are_refused(golden, name):
         ({'fc_width': 0}, 'fc_width'),
         ({'dropout': 1.0}, 'dropout'),
         ({'bn_momentum': 1.5}, 'bn_momentum'),
-        ({'image_channels': 2}, 'image_channels'),
+        ({'image_channels': 0}, 'image_channels'),
         ({'fc': 1}, 'kind of its default'),
     ],
 )

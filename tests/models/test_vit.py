@@ -331,7 +331,7 @@ def test_grey_pictures_and_other_patches_from_colour_weights():
         ({'patch': (4, 4, 4)}, r'model\.patch is a side'),
         ({'pretrained_image_size': '224'}, r'model\.pretrained_image_size is a side'),
         ({'source': 'timm'}, r"model\.source: there is no 'timm'"),
-        ({'image_channels': 4}, 'image_channels'),
+        ({'image_channels': 0}, 'image_channels'),
     ],
 )
 def test_options_out_of_range(option, message):
