@@ -3,6 +3,7 @@
 Source: Howard et al. 2019, Searching for MobileNetV3.
 """
 
+import re
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -199,17 +200,31 @@ def _timm(named: list[names.Names], hidden: bool) -> NameTable:
     return _table('timm MobileNetV3', ('conv_stem.weight', 'blocks.0.0.conv_dw.weight', f'{top}.conv.weight'), modules, hidden)
 
 
-def _keras(named: list[names.Names], hidden: bool) -> tuple[NameTable, NameTable]:
+def _keras(named: list[names.Names], hidden: bool) -> tuple[NameTable, ...]:
     modules: list[names.Module] = [('stem/conv', 'conv', 'first'), ('stem/bn', 'conv_bn', 'norm')]
     for i, block in enumerate(named):
         modules += names.keras_mobilenet_block(f'block_{i}', f'expanded_conv_{i}' if i else 'expanded_conv', block)
     modules += [('top/conv', 'conv_1', 'conv'), ('top/bn', 'conv_1_bn', 'norm')]
     modules += [('hidden/dense', 'conv_2', 'pointwise'), (names.HEAD, 'logits', 'pointwise')]
+    named_by_2 = [(path, _keras_2(key), kind) for path, key, kind in modules]
     by_name: dict[str, Any] = {'layout': names.KERAS, 'ignore': ()}
-    by_place: dict[str, Any] = {'layout': names.KERAS_PLACES, 'ignore': ()}
     last = f'layers/batch_normalization_{sum(kind == "norm" for *_, kind in modules) - 1}/vars/0'
-    detect = ('layers/conv2d/vars/0', 'layers/depthwise_conv2d/vars/0', last)
     return (
         _table('Keras MobileNetV3', ('conv/kernel', 'expanded_conv_depthwise/kernel', 'conv_1/kernel'), modules, hidden, **by_name),
-        _table('Keras MobileNetV3, layers counted', detect, names.by_place(modules), hidden, **by_place),
+        _table('Keras 2 MobileNetV3', ('Conv/kernel', 'expanded_conv/depthwise/kernel', 'Conv_1/kernel'), named_by_2, hidden, **by_name),
+        _table(
+            'Keras MobileNetV3, layers counted',
+            ('layers/conv2d/vars/0', 'layers/depthwise_conv2d/vars/0', last),
+            names.by_place(modules),
+            hidden,
+            layout=names.KERAS_PLACES,
+            ignore=(),
+        ),
     )
+
+
+def _keras_2(name: str) -> str:
+    """The name that a layer has in Keras 2 and in the published files: `expanded_conv_1_expand_bn` is `expanded_conv_1/expand/BatchNorm`."""
+    name = re.sub(r'^(expanded_conv(?:_\d+)?)_', r'\1/', name).replace('squeeze_excite_conv', 'squeeze_excite/conv')
+    name = re.sub(r'_bn$', '/BatchNorm', name)
+    return re.sub(r'(^|/)(conv|logits)', lambda found: found[1] + found[2].capitalize(), name)

@@ -66,7 +66,7 @@ def test_every_known_set_of_weights_has_its_own_preprocessing():
         'mobilenet_v3_large': [(232, 'bilinear', 123.675)],
         'mobilenet_v3_small': [(256, 'bilinear', 123.675)],
         'mobilenetv3_large_100': [(256, 'bicubic', 123.675)],
-        'tf_mobilenetv3_large_100': [(256, 'bilinear', 127.5)] * 3,
+        'tf_mobilenetv3_large_100': [(256, 'bilinear', 127.5)] * 4,
     }
 
 
@@ -147,7 +147,7 @@ def test_checkpoints_of_another_lineage_are_refused_where_keys_tell(golden, name
 
 
 def test_layers_of_keras_are_counted_by_class_in_the_order_of_the_model():
-    named, counted = (weights.table for weights in build_model({'name': 'tf_mobilenetv3_small_100'}).weights[1:])
+    named, named_by_2, counted = (weights.table for weights in build_model({'name': 'tf_mobilenetv3_small_100'}).weights[1:])
     pairs = {a.value[0]: b.value[0] for a, b in zip(named.rules + named.head, counted.rules + counted.head, strict=True)}
     assert len(set(pairs.values())) == len(pairs)
     assert pairs['conv/kernel'] == 'layers/conv2d/vars/0'
@@ -155,6 +155,11 @@ def test_layers_of_keras_are_counted_by_class_in_the_order_of_the_model():
     assert pairs['expanded_conv_2_depthwise/kernel'] == 'layers/depthwise_conv2d_2/vars/0'
     assert pairs['conv_1_bn/moving_variance'] == 'layers/batch_normalization_33/vars/3', 'stem, 2 of the first block, 3 of ten others'
     assert pairs['logits/bias'] == f'layers/conv2d_{1 + 3 + 2 * 2 + 8 * 4 + 2}/vars/1', 'stem, blocks, conv_1 and conv_2 come before'
+    pairs = {a.value[0]: b.value[0] for a, b in zip(named.rules + named.head, named_by_2.rules + named_by_2.head, strict=True)}
+    assert pairs['conv_bn/gamma'] == 'Conv/BatchNorm/gamma' and pairs['logits/bias'] == 'Logits/bias'
+    assert pairs['expanded_conv_depthwise/kernel'] == 'expanded_conv/depthwise/kernel'
+    assert pairs['expanded_conv_3_squeeze_excite_conv_1/bias'] == 'expanded_conv_3/squeeze_excite/Conv_1/bias'
+    assert pairs['expanded_conv_10_expand_bn/beta'] == 'expanded_conv_10/expand/BatchNorm/beta'
 
 
 @pytest.mark.parametrize(

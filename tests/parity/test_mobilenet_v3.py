@@ -1,6 +1,7 @@
 """MobileNetV3 against torchvision, timm and Keras: random weights and statistics in files that these libraries wrote."""
 
 import math
+import re
 
 import numpy as np
 import pytest
@@ -83,6 +84,37 @@ def test_keras_files_on_pixels(tmp_path, keras_model, kind):
     wanted = keras_reference.outputs(model, pixels)
     assert np.abs(wanted[0] - wanted[1]).max() > 0.05, 'two pictures give the same: that would tell nothing'
     reference.check(experiment, x, wanted, tolerance=1e-5)
+
+
+def _named_as_by_keras_2(layer):
+    """As tf.keras names the layers of MobileNetV3, in the files that it publishes."""
+    name = layer.name
+    for new, old in (('squeeze_excite_conv', 'squeeze_excite/Conv'), ('logits', 'Logits')):
+        name = name.replace(new, old)
+    if name.startswith('conv'):
+        name = name.capitalize()
+    if name.startswith('expanded_conv'):
+        first, part = re.fullmatch(r'(expanded_conv(?:_[0-9]+)?)_(.+)', name).groups()
+        name = f'{first}/{part}'
+    return f'{name[:-3]}/BatchNorm' if name.endswith('_bn') else name
+
+
+def test_keras_2_file(tmp_path):
+    keras_reference = pytest.importorskip('keras_reference')
+    make = keras_reference.keras.applications.MobileNetV3Small
+    model = make(weights=None, input_shape=(*SIZE, 3), classes=5, classifier_activation=None, include_preprocessing=False)
+    x = reference.images(SIZE)
+    wanted = keras_reference.outputs(keras_reference.randomise(model, gain=GAINS['small']), x)
+    for layer in model.layers:
+        if layer.weights:
+            layer.name = _named_as_by_keras_2(layer)
+            for weight in layer.weights:
+                weight._path = f'{layer.name}/{"depthwise_kernel" if "Depthwise" in type(layer).__name__ else weight.name}:0'
+    experiment = reference.experiment(
+        keras_reference.save(model, tmp_path, 'legacy'), {'name': 'tf_mobilenetv3_small_100'}, classes=5, size=SIZE
+    )
+    reference.check(experiment, x, wanted, tolerance=1e-5)
+    assert 'expanded_conv_8/squeeze_excite/Conv_1/bias' in {origin.key for origin in experiment.adaptation.origins.values()}
 
 
 @pytest.mark.parametrize('kind', ['legacy', 'weights.h5'])
