@@ -64,6 +64,8 @@ STEM, TOP = 32, 1280
 def efficientnet_lite(
     variant: int,
     *,
+    width: float = 1.0,
+    depth: float = 1.0,
     stochastic_depth: float = 0.0,
     bn_momentum: float = 0.99,
     image_channels: int = 3,
@@ -78,6 +80,8 @@ def efficientnet_lite(
 
     Args:
       variant: 0 to 4.
+      width: factor on the variant's channels, stem and top included.
+      depth: factor on the variant's number of blocks, of each group that scales rounded up.
       stochastic_depth: chance that training skips the last block, falling linearly to 0 at the first; the original trained with 0.2.
       bn_momentum: the part of the running statistics that a training step keeps. 0.99 needs some 500 steps to settle: a short run
         from scratch wants 0.9.
@@ -89,18 +93,21 @@ def efficientnet_lite(
         raise UserError(
             f'model: EfficientNet-Lite needs stochastic_depth in [0, 1) and bn_momentum in [0, 1], found {stochastic_depth} and {bn_momentum}.'
         )
+    if width <= 0 or depth <= 0:
+        raise UserError(f'model: EfficientNet-Lite needs width and depth above 0, found {width} and {depth}.')
     scale = VARIANTS[variant]
     kinds: dict[str, Any] = {'activation': nn.relu6, 'bn_momentum': bn_momentum, 'dtype': dtype, 'param_dtype': param_dtype}
-    blocks, channels = [], STEM
+    blocks = []
+    channels = stem = round_channels(STEM * width)
     for group in GROUPS:
-        for i in range(group.repeats if group.fixed else math.ceil(group.repeats * scale.depth)):
-            width, stride = channels * group.expand, group.stride if i == 0 else 1
-            channels = round_channels(group.channels * scale.width)
-            blocks.append(partial(InvertedBottleneck, channels, width, kernel=group.kernel, stride=stride, **kinds))
+        for i in range(group.repeats if group.fixed else math.ceil(group.repeats * scale.depth * depth)):
+            wide, stride = channels * group.expand, group.stride if i == 0 else 1
+            channels = round_channels(group.channels * scale.width * width)
+            blocks.append(partial(InvertedBottleneck, channels, wide, kernel=group.kernel, stride=stride, **kinds))
     stages = (
-        Stage('stem', partial(ConvBN, STEM, kernel=3, stride=2, **kinds)),
+        Stage('stem', partial(ConvBN, stem, kernel=3, stride=2, **kinds)),
         *(Stage(f'block_{i}', partial(block, drop_rate=stochastic_depth * i / len(blocks))) for i, block in enumerate(blocks)),
-        Stage('top', partial(ConvBN, TOP, **kinds)),
+        Stage('top', partial(ConvBN, round_channels(TOP * width), **kinds)),
     )
     # The original evaluates on the middle of the picture without a border of 32 pixels in size + 32.
     original = Preprocessing(

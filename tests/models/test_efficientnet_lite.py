@@ -34,6 +34,16 @@ def _checkpoint(shapes):
     return Checkpoint('golden', 'rule', specs, lambda key: weight(key, shapes[key]))
 
 
+def test_a_narrow_and_shallow_one():
+    model = build_model({'name': 'efficientnet_lite0', 'width': 0.25, 'depth': 0.2})
+    assert [stage.name for stage in model.backbone.stages] == ['stem', *(f'block_{i}' for i in range(7)), 'top']
+    params, _ = init_shapes(model.backbone, model.inputs((32, 32)))
+    assert params['backbone/stem/conv/kernel'].shape == (3, 3, 3, 8) and params['backbone/top/conv/kernel'].shape == (1, 1, 80, 320)
+    for wrong in ({'width': 0.0}, {'depth': -1.0}):
+        with pytest.raises(UserError, match='width and depth above 0'):
+            build_model({'name': 'efficientnet_lite0', **wrong})
+
+
 def test_logits_equal_those_of_the_original_and_every_key_is_used():
     shapes, logits = _golden()
     model = build_model({'name': 'efficientnet_lite0'})
