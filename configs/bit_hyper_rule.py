@@ -1,6 +1,6 @@
 """BiT-M ResNet-50x1 by the BiT-HyperRule: schedule, resolution and mixup follow from the size of the data set.
 
-    tfds build cifar10 --file_format=array_record
+    python -c "import tensorflow_datasets as tfds; tfds.builder('cifar10', file_format='array_record').download_and_prepare()"
     jtl train --config=configs/bit_hyper_rule.py:cifar10 --workdir=runs/bit
 
 The argument is a name of DATA below, or 'NAME,EXAMPLES,SIDE' for another TFDS set: 'food101,75750,512'. The rule is for 512 examples a step; with

@@ -1,6 +1,6 @@
 """ViT-B/16, pretrained on ImageNet-21k, on the Oxford-IIIT Pets: each block 0.75 times as fast as the one above it.
 
-    tfds build oxford_iiit_pet --file_format=array_record
+    python -c "import tensorflow_datasets as tfds; tfds.builder('oxford_iiit_pet', file_format='array_record').download_and_prepare()"
     jtl train --config=configs/vit_b16_pets.py --workdir=runs/pets
 
 Another size of picture resizes the position embeddings: --config.model.image_size=384

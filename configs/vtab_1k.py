@@ -1,6 +1,6 @@
 """VTAB-1k style: 1000 examples of a TFDS data set, a fifth of them for validation, the whole test split.
 
-    tfds build caltech101 --file_format=array_record
+    python -c "import tensorflow_datasets as tfds; tfds.builder('caltech101', file_format='array_record').download_and_prepare()"
     jtl train --config=configs/vtab_1k.py:caltech101 --workdir=runs/caltech101
     jtl compare --config=configs/vtab_1k.py:caltech101 --recipes=scratch,probe,full --seeds=3 --workdir=runs/caltech101_compare
 
