@@ -16,7 +16,7 @@ SMALL = {
     'clothing.py': ('model.depth=0.2', 'model.width=0.25', 'model.image_size=32', 'tune.recipe=probe'),
     'dinov2_probe.py': ('model.depth=1', 'model.width=32', 'model.heads=2', 'model.image_size=28', 'probe.k=3'),
     'resnet18_finetune.py': ('model.depths=(1,)', 'model.width=8', 'model.image_size=32'),
-    'vgg16_classical.py': ('model.width=8', 'model.image_size=32'),
+    'vgg16_classical.py': ('model.depths=(1,1)', 'model.width=8', 'model.image_size=32'),
     'vit_b16_pets.py': ('model.depth=1', 'model.width=32', 'model.heads=2', 'model.image_size=32'),
     'vtab_1k.py': ('model.depths=(1,)', 'model.width=32', 'model.image_size=32'),
 }
