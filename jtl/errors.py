@@ -4,7 +4,7 @@ The command line prints the message of a `UserError` on stderr and exits with 2,
 """
 
 import difflib
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 
 class UserError(Exception):
@@ -30,3 +30,8 @@ def did_you_mean(word: str, choices: Iterable[str]) -> str:
     if choices and len(choices) <= 12:
         return f'Known: {", ".join(choices)}.'
     return ''
+
+
+def some_of(names: Sequence[str]) -> str:
+    """The first five names, and how many there are where there are more."""
+    return ', '.join(map(str, names[:5])) + (f', ... ({len(names)})' if len(names) > 5 else '')

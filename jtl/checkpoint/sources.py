@@ -24,18 +24,8 @@ from jtl.errors import UserError, did_you_mean
 T = TypeVar('T')
 _INDEX = 'model.safetensors.index.json'
 HUB_FILES = ('model.safetensors', _INDEX, 'pytorch_model.bin', 'flax_model.msgpack')  # in order of preference
-_SUFFIXES = (
-    '.safetensors',
-    '.pth',
-    '.pt',
-    '.bin',
-    '.ckpt',
-    '.msgpack',
-    '.npz',
-    '.h5',
-    '.hdf5',
-    '.keras',
-)  # what may be weights where no file is named
+# What may be weights where no file is named.
+_SUFFIXES = ('.safetensors', '.pth', '.pt', '.bin', '.ckpt', '.msgpack', '.npz', '.h5', '.hdf5', '.keras')
 # Files that people take for checkpoints, by their first bytes.
 _OTHERS = {
     b'GGUF': 'a GGUF file (llama.cpp). Use the safetensors it was made from',

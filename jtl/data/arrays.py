@@ -35,8 +35,8 @@ def from_arrays(images: Mapping[str, Any], targets: Mapping[str, Any], labels: S
     (8, 8, 1)
 
     Args:
-      images: (N, H, W) grey or (N, H, W, C) with 1 or 3 channels in RGB order, or any number of channels that the model reads; uint8, or float with values on the scale that the
-        model's preprocessing expects (0..255 for pretrained weights).
+      images: (N, H, W) grey or (N, H, W, C) with 1 or 3 channels in RGB order, or any number of channels that the model reads; uint8, or
+        float with values on the scale that the model's preprocessing expects (0..255 for pretrained weights).
       targets: (N,) integer class numbers, (N,) or (N, K) float values (floats that are only 0 and 1 serve `multi_label` too).
       labels: class names in the order of class numbers; () with integer targets: '0', '1', ...
 

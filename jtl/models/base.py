@@ -1,7 +1,7 @@
 """A backbone is a chain of named stages, each from a dict of arrays to a dict of arrays."""
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import flax.linen as nn
@@ -103,6 +103,12 @@ def with_stages(backbone: Backbone, extra: Sequence[Stage]) -> Backbone:
     return Backbone(stages=(*backbone.stages, *extra))
 
 
+def take_map(features: Features) -> tuple[jax.Array, Features]:
+    """What a convolution reads, the `map` or at the first stage the `image`, (B,H,W,C), and the features without them."""
+    rest = {name: value for name, value in features.items() if name not in ('image', 'map')}
+    return features['map'] if 'map' in features else features['image'], rest
+
+
 def depths(stages: Sequence[Stage]) -> dict[str, int]:
     """The depth of each stage, 0 for the first. Tail stages are not counted: they share the depth of the head, which is the number of the others."""
     counted = [stage.name for stage in stages if not stage.tail]
@@ -179,4 +185,3 @@ class Model:
     inputs: Callable[[tuple[int, int]], dict[str, jax.ShapeDtypeStruct]]
     preprocessing: Preprocessing
     weights: tuple[Weights, ...] = ()
-    notes: Mapping[str, Any] = field(default_factory=dict)

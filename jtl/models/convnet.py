@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from jax.typing import DTypeLike
 
 from jtl.errors import UserError
-from jtl.models.base import EVAL, Backbone, Features, Mode, Model, Stage
+from jtl.models.base import EVAL, Backbone, Features, Mode, Model, Stage, take_map
 from jtl.models.preprocessing import Preprocessing, for_channels
 
 
@@ -29,8 +29,7 @@ class ConvStage(nn.Module):
     @nn.compact
     def __call__(self, features: Features, mode: Mode = EVAL) -> Features:
         """`features` with `map` in the place of what was read."""
-        rest = {name: value for name, value in features.items() if name not in ('image', 'map')}
-        x = features['map'] if 'map' in features else features['image']
+        x, rest = take_map(features)
         kinds: dict[str, Any] = {'dtype': self.dtype, 'param_dtype': self.param_dtype}
         # BatchNorm subtracts whatever bias came before it.
         x = nn.Conv(self.features, (self.kernel, self.kernel), use_bias=not self.batch_norm, name='conv', **kinds)(x)

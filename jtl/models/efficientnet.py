@@ -33,7 +33,6 @@ class Variant(NamedTuple):
     Attributes:
       width, depth: factors on channels and on the number of blocks of a group.
       size: side of the pictures, pixels.
-      dropout: before the original's classifier.
       torchvision: how pictures become the input of torchvision's default weights.
       timm: of timm's.
     """
@@ -41,7 +40,6 @@ class Variant(NamedTuple):
     width: float
     depth: float
     size: int
-    dropout: float
     torchvision: Preprocessing
     timm: Preprocessing
 
@@ -59,10 +57,10 @@ class Group(NamedTuple):
 _RA4 = Preprocessing(size=(240, 240), interpolation='bicubic', crop=0.9)
 # torchvision: IMAGENET1K_V1, of B1 IMAGENET1K_V2. timm: b0.ra_in1k, b1.ra4_e3600_r240_in1k, b2.ra_in1k, b3.ra2_in1k.
 VARIANTS = (
-    Variant(1.0, 1.0, 224, 0.2, _imagenet(224, 224 / 256), _imagenet(224, 0.875)),
-    Variant(1.0, 1.1, 240, 0.2, _imagenet(240, 240 / 255, 'bilinear'), _RA4),
-    Variant(1.1, 1.2, 260, 0.3, _imagenet(288, 1.0), _imagenet(256, 0.875)),
-    Variant(1.2, 1.4, 300, 0.3, _imagenet(300, 300 / 320), _imagenet(288, 0.875)),
+    Variant(1.0, 1.0, 224, _imagenet(224, 224 / 256), _imagenet(224, 0.875)),
+    Variant(1.0, 1.1, 240, _imagenet(240, 240 / 255, 'bilinear'), _RA4),
+    Variant(1.1, 1.2, 260, _imagenet(288, 1.0), _imagenet(256, 0.875)),
+    Variant(1.2, 1.4, 300, _imagenet(300, 300 / 320), _imagenet(288, 0.875)),
 )
 GROUPS = (
     Group(1, 3, 1, 1, 16),
@@ -149,7 +147,6 @@ def efficientnet(
         inputs=lambda size: {'image': jax.ShapeDtypeStruct((*size, image_channels), jnp.float32)},
         preprocessing=for_channels(_original(scale), image_channels),
         weights=tuple(Weights(w.table, for_channels(w.preprocessing, image_channels), w.licence) for w in weights),
-        notes={'dropout': scale.dropout},
     )
 
 

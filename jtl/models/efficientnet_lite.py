@@ -23,12 +23,11 @@ from jtl.rules import as_rules
 
 
 class Variant(NamedTuple):
-    """How a variant scales: widths and depths by a factor, image side in pixels, dropout before the original's classifier."""
+    """How a variant scales: widths and depths by a factor, image side in pixels."""
 
     width: float
     depth: float
     size: int
-    dropout: float
 
 
 class Group(NamedTuple):
@@ -43,11 +42,11 @@ class Group(NamedTuple):
 
 
 VARIANTS = (
-    Variant(1.0, 1.0, 224, 0.2),
-    Variant(1.0, 1.1, 240, 0.2),
-    Variant(1.1, 1.2, 260, 0.3),
-    Variant(1.2, 1.4, 280, 0.3),
-    Variant(1.4, 1.8, 300, 0.3),
+    Variant(1.0, 1.0, 224),
+    Variant(1.0, 1.1, 240),
+    Variant(1.1, 1.2, 260),
+    Variant(1.2, 1.4, 280),
+    Variant(1.4, 1.8, 300),
 )
 GROUPS = (
     Group(1, 3, 1, 1, 16, fixed=True),
@@ -123,7 +122,6 @@ def efficientnet_lite(
         inputs=lambda size: {'image': jax.ShapeDtypeStruct((*size, image_channels), jnp.float32)},
         preprocessing=preprocessing,
         weights=(Weights(TORCH, preprocessing, licence='Apache-2.0'),),
-        notes={'dropout': scale.dropout},
     )
 
 

@@ -14,7 +14,7 @@ from jax.typing import DTypeLike
 
 from jtl.checkpoint.adapt import NameTable
 from jtl.errors import UserError
-from jtl.models.base import EVAL, Backbone, Features, Mode, Model, Stage, Weights
+from jtl.models.base import EVAL, Backbone, Features, Mode, Model, Stage, Weights, take_map
 from jtl.models.layers import batch_norm
 from jtl.models.preprocessing import Preprocessing, for_channels
 from jtl.rules import as_rules
@@ -125,8 +125,7 @@ class Module(nn.Module):
     @nn.compact
     def __call__(self, features: Features, mode: Mode = EVAL) -> Features:
         """`features` with `map` in the place of what was read."""
-        rest = {name: value for name, value in features.items() if name not in ('image', 'map')}
-        x = features['map'] if 'map' in features else features['image']
+        x, rest = take_map(features)
         joined = []
         for branch in self.branches:
             y = x.astype(self.dtype)
@@ -198,7 +197,6 @@ def inception(
         inputs=inputs,
         preprocessing=known[0].preprocessing,
         weights=known,
-        notes={'dropout': 0.0 if keras else 0.5},
     )
 
 

@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 from jax.typing import DTypeLike
 
-from jtl.models.base import EVAL, Features, Mode
+from jtl.models.base import EVAL, Features, Mode, take_map
 from jtl.models.layers import DepthwiseConv, Padding, batch_norm, pads, stochastic_depth
 
 
@@ -54,8 +54,7 @@ class ConvBN(nn.Module):
     @nn.compact
     def __call__(self, features: Features, mode: Mode = EVAL) -> Features:
         """`features` with `map` in the place of what was read."""
-        rest = {name: value for name, value in features.items() if name not in ('image', 'map')}
-        x = features['map'] if 'map' in features else features['image']
+        x, rest = take_map(features)
         x = _conv(self, self.channels, 'conv', self.kernel, self.stride)(x)
         return rest | {'map': self.activation(_bn(self, mode, 'bn')(x))}
 

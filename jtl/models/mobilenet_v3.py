@@ -149,7 +149,6 @@ def mobilenet_v3(
         inputs=lambda size: {'image': jax.ShapeDtypeStruct((*size, image_channels), jnp.float32)},
         preprocessing=weights[0].preprocessing,
         weights=weights,
-        notes={'dropout': 0.2},
     )
 
 

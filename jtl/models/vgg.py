@@ -17,7 +17,7 @@ from jaxtyping import Array, Float
 
 from jtl.errors import UserError
 from jtl.models import vgg_names as names
-from jtl.models.base import EVAL, Backbone, Features, Mode, Model, Stage, Weights
+from jtl.models.base import EVAL, Backbone, Features, Mode, Model, Stage, Weights, take_map
 from jtl.models.layers import batch_norm, pads
 from jtl.models.preprocessing import Preprocessing, for_channels
 
@@ -44,8 +44,7 @@ class ConvStage(nn.Module):
     @nn.compact
     def __call__(self, features: Features, mode: Mode = EVAL) -> Features:
         """`features` with `map` in the place of what was read."""
-        rest = {name: value for name, value in features.items() if name not in ('image', 'map')}
-        x = features['map'] if 'map' in features else features['image']
+        x, rest = take_map(features)
         x = nn.Conv(
             self.channels, (3, 3), padding=pads(1), kernel_init=_conv_init, dtype=self.dtype, param_dtype=self.param_dtype, name='conv'
         )(x)

@@ -125,7 +125,7 @@ a { color: var(--accent); text-decoration: none; } a:hover { text-decoration: un
 .card .value { font-size: 1.65rem; font-weight: 600; line-height: 1.3; font-variant-numeric: tabular-nums; }
 .card .note { color: var(--soft); font-size: .85rem; }
 .good { color: var(--good); } .bad { color: var(--bad); } .soft { color: var(--soft); }
-.wide { overflow-x: auto; margin: .6rem 0; max-height: 34rem; overflow-y: auto; }
+.wide { overflow-x: auto; margin: .6rem 0; max-height: 48rem; overflow-y: auto; }
 table { border-collapse: collapse; font-size: .88rem; font-variant-numeric: tabular-nums; }
 caption { text-align: left; color: var(--soft); padding-bottom: .3rem; }
 th, td { padding: .28rem .8rem .28rem 0; text-align: left; vertical-align: top; border-bottom: 1px solid var(--line); }

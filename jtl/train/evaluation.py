@@ -13,7 +13,7 @@ from jtl.data import load_data
 from jtl.data.base import Split
 from jtl.data.pipeline import eval_batches, train_batches
 from jtl.data.views import Views, views_of
-from jtl.errors import UserError, did_you_mean
+from jtl.errors import UserError, did_you_mean, some_of
 from jtl.parallel.mesh import local_slots, put_batch
 from jtl.tasks.base import HEAD
 from jtl.train.setup import Experiment
@@ -80,7 +80,7 @@ def evaluate_bundle(bundle: Bundle, section: Mapping[str, Any], names: Sequence[
     views = views_of(tta, bundle.preprocessing)
     data = load_data(frozen(section))
     if tuple(data.labels) != tuple(bundle.metadata['labels']):
-        raise UserError(f'The data have the classes {_some(data.labels)}, the model was trained on {_some(bundle.metadata["labels"])}.')
+        raise UserError(f'The data have the classes {some_of(data.labels)}, the model was trained on {some_of(bundle.metadata["labels"])}.')
     chosen = list(names) or [name for name in ('validation', 'test') if name in data.splits] or list(data.splits)
     found: dict[str, float] = {}
     for name in chosen:
@@ -98,10 +98,6 @@ def _bundle_metrics(bundle: Bundle, split: Split, views: Views | None = None) ->
     batches = eval_batches(split, batch_size=32, preprocessing=bundle.preprocessing, crop=views.crop if views else None)
     outputs = [bundle.outputs({k: batch[k] for k in bundle.net.inputs}, views) for batch in batches]
     return bundle.task.evaluate(np.concatenate(outputs)[: len(split)], split.targets)
-
-
-def _some(labels: Sequence[str]) -> str:
-    return ', '.join(map(str, labels[:5])) + (f', ... ({len(labels)})' if len(labels) > 5 else '')
 
 
 def training_batches(experiment: Experiment, seed: int, first_step: int) -> Iterator[dict[str, jax.Array]]:

@@ -8,7 +8,7 @@ from typing import Any
 from jtl import config as configs
 from jtl.checkpoint import adapt, leaf
 from jtl.checkpoint.base import Checkpoint, CheckpointError
-from jtl.errors import UserError, did_you_mean
+from jtl.errors import UserError, did_you_mean, some_of
 from jtl.models.base import Model
 from jtl.models.net import Net
 from jtl.models.preprocessing import Preprocessing
@@ -88,13 +88,9 @@ def check_kept_head(adaptation: adapt.Adaptation | None, labels: Sequence[str]) 
         kept = any(path.startswith('heads/') and o.subtree == subtree and o.status != 'new' for path, o in adaptation.origins.items())
         if kept and trained and list(trained) != list(labels):
             raise UserError(
-                f"config.init_head='keep': the head's outputs are {_some(trained)}, the classes of the data {_some(labels)}. "
+                f"config.init_head='keep': the head's outputs are {some_of(trained)}, the classes of the data {some_of(labels)}. "
                 "Name the classes in the head's order (config.data.classes), or let a new head learn them: config.init_head='new'."
             )
-
-
-def _some(labels: Sequence[str]) -> str:
-    return ', '.join(map(str, labels[:5])) + (f', ... ({len(labels)})' if len(labels) > 5 else '')
 
 
 def stored_origins(plan: Mapping[str, Any], net_at: NetAt) -> tuple[Net, Origins]:
