@@ -3,7 +3,7 @@ import numpy as np
 import pytest
 
 from jtl.data.images import padded_size, prepare
-from jtl.data.views import CROP, Views, views_of
+from jtl.data.views import Views, views_of
 from jtl.errors import UserError
 from jtl.models.preprocessing import Preprocessing
 from jtl.tasks.classification import mean_probabilities as mean_of_classes
@@ -42,7 +42,7 @@ def test_the_middle_is_what_evaluation_sees():
 
 
 def test_weights_that_crop_nothing_are_shown_crops_of_a_fixed_size():
-    assert views_of(('crops',), Preprocessing(size=(8, 8))) == Views(False, (8, 8), CROP)
+    assert views_of(('crops',), Preprocessing(size=(8, 8))) == Views(False, (8, 8), 0.875)
     assert views_of((), CROPPED) is None
     with pytest.raises(UserError, match=r"^config\.tta: there is no view 'flop'\. Did you mean 'flip'"):
         views_of(('crops', 'flop'), CROPPED)
