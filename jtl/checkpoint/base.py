@@ -24,6 +24,7 @@ class Checkpoint:
       specs: shape and dtype of each key, read without the data. Nested formats join their keys with '/'.
       read: the array of one key, read alone (memory-mapped where the format allows). CheckpointError for damaged data.
       metadata: JSON data the checkpoint carries (of a jtl run or bundle: its preprocessing, labels, config).
+      beside: the content of a file of that name that lies beside the weights (config.json, tokenizer.json), None where there is none.
     """
 
     origin: str
@@ -31,3 +32,4 @@ class Checkpoint:
     specs: Mapping[str, jax.ShapeDtypeStruct]
     read: Callable[[str], np.ndarray]
     metadata: Mapping[str, Any] = field(default_factory=dict)
+    beside: Callable[[str], bytes | None] = lambda name: None

@@ -74,7 +74,7 @@ def eval_batches(
     slots: slice | None = None,
     workers: int = 0,
 ) -> Iterator[dict[str, np.ndarray]]:
-    """Each example exactly once, in order. The last batch is filled up with repetitions of the last example, masked.
+    """Each example exactly once, in order. The last batch is filled up with repetitions of the last example, marked.
 
     Args:
       split: may be empty: no batches.
@@ -86,7 +86,7 @@ def eval_batches(
       workers: processes that read; 0: threads of this process.
 
     Yields:
-      As `train_batches`, and `mask` (b,) float32: 1, or 0 for filling. Shapes never change.
+      As `train_batches`, and `real` (b,) float32: 1, or 0 for filling. Shapes never change.
     """
     positions = range(batch_size)[slots or slice(None)]
     return _read_ahead(_EvalBatches(split.examples, split.targets, _sized(preprocessing, size), crop, batch_size, positions), workers)
@@ -141,7 +141,7 @@ class _EvalBatches:
         real = wanted <= last
         # Filling costs nothing: every host reads the last example at most once for it.
         batch = _batch(self.examples, self.targets, np.minimum(wanted, last).astype(np.int32), self.preprocessing, self.crop)
-        return {**batch, 'mask': real.astype(np.float32)}
+        return {**batch, 'real': real.astype(np.float32)}
 
 
 def _batch(

@@ -129,10 +129,12 @@ def build_model(section: Mapping[str, Any]) -> Model:
         raise UserError(f'model.name: {name} must return a jtl.models.base.Model, but returned {type(model).__name__}.')
     if size is None:
         return model
+    if model.preprocessing is None:
+        raise UserError(f'model.image_size: {name} reads no pictures. Leave it 0.')
     return replace(
         model,
         preprocessing=replace(model.preprocessing, size=size),
-        weights=tuple(replace(w, preprocessing=replace(w.preprocessing, size=size)) for w in model.weights),
+        weights=tuple(replace(w, preprocessing=replace(w.preprocessing, size=size)) for w in model.weights if w.preprocessing),
     )
 
 

@@ -1,7 +1,7 @@
 """A backbone is a chain of named stages, each from a dict of arrays to a dict of arrays."""
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
 import flax.linen as nn
@@ -10,11 +10,15 @@ from flax import traverse_util
 
 from jtl.checkpoint.adapt import NameTable
 from jtl.errors import UserError, did_you_mean
-from jtl.models.preprocessing import Preprocessing
+from jtl.models.preprocessing import Preprocessing, for_channels
 
 Features = dict[str, jax.Array]
 """What travels between stages: every leaf has a leading example axis. Fixed names: `image` (B,H,W,C), `map` (B,H,W,C),
 `tokens` (B,T,D), `mask` (B,T), `pooled` (B,D), `taps`."""
+
+
+WORDS = 'backbone/embeddings/word/embedding'
+"""Where every text model keeps its word table (V, D), so that word vectors can be loaded into it and a language model's head can be tied to it."""
 
 
 class Mode(NamedTuple):
@@ -161,13 +165,18 @@ class Weights:
 
     Attributes:
       table: from the checkpoint's keys to jtl's paths.
-      preprocessing: of these weights (it belongs to them, not to the architecture).
+      preprocessing: of these weights (it belongs to them, not to the architecture); None for text, whose tokenizer lies beside the weights.
       licence: SPDX identifier of the known weights in this layout, '' where they differ.
     """
 
     table: NameTable
-    preprocessing: Preprocessing
+    preprocessing: Preprocessing | None
     licence: str = ''
+
+
+def weights_for_channels(weights: Sequence[Weights], channels: int) -> tuple[Weights, ...]:
+    """The same weights for pictures of so many channels; see `jtl.models.preprocessing.for_channels`."""
+    return tuple(replace(w, preprocessing=for_channels(w.preprocessing, channels)) if w.preprocessing else w for w in weights)
 
 
 @dataclass(frozen=True)
@@ -176,12 +185,17 @@ class Model:
 
     Attributes:
       backbone: without task-owned stages (pooling).
-      inputs: from an image size (height, width) to shape and dtype of one example's inputs, no batch axis; the names are batch keys.
-      preprocessing: used from scratch; known weights bring their own.
+      inputs: from an image size (height, width), or a number of tokens (T,), to shape and dtype of one example's inputs, no batch axis; the
+        names are batch keys: 'image'; 'ids' and 'segments' (T,) int32 and 'mask' (T,) bool, true where a token is real.
+      preprocessing: used from scratch; known weights bring their own. None for text.
       weights: tried in order on a foreign checkpoint; the first whose table fits is used.
+      vocabulary: rows of the word table `WORDS`; 0 where the model reads no words.
+      positions: the longest sequence the model can read, tokens; 0: any.
     """
 
     backbone: Backbone
-    inputs: Callable[[tuple[int, int]], dict[str, jax.ShapeDtypeStruct]]
-    preprocessing: Preprocessing
+    inputs: Callable[[Any], dict[str, jax.ShapeDtypeStruct]]
+    preprocessing: Preprocessing | None
     weights: tuple[Weights, ...] = ()
+    vocabulary: int = 0
+    positions: int = 0

@@ -15,7 +15,7 @@ from jax.typing import DTypeLike
 from jtl.checkpoint.adapt import NameTable
 from jtl.errors import UserError
 from jtl.models import mbconv_names as names
-from jtl.models.base import Backbone, Model, Stage, Weights
+from jtl.models.base import Backbone, Model, Stage, Weights, weights_for_channels
 from jtl.models.layers import SqueezeExcite
 from jtl.models.mbconv import TENSORFLOW, TORCH, ConvBN, InvertedBottleneck, Lineage, round_channels
 from jtl.models.preprocessing import Preprocessing, for_channels
@@ -146,7 +146,7 @@ def efficientnet(
         backbone=Backbone(stages=stages),
         inputs=lambda size: {'image': jax.ShapeDtypeStruct((*size, image_channels), jnp.float32)},
         preprocessing=for_channels(_original(scale), image_channels),
-        weights=tuple(Weights(w.table, for_channels(w.preprocessing, image_channels), w.licence) for w in weights),
+        weights=weights_for_channels(weights, image_channels),
     )
 
 

@@ -14,9 +14,9 @@ from jax.typing import DTypeLike
 
 from jtl.checkpoint.adapt import NameTable
 from jtl.errors import UserError
-from jtl.models.base import EVAL, Backbone, Features, Mode, Model, Stage, Weights, take_map
+from jtl.models.base import EVAL, Backbone, Features, Mode, Model, Stage, Weights, take_map, weights_for_channels
 from jtl.models.layers import batch_norm
-from jtl.models.preprocessing import Preprocessing, for_channels
+from jtl.models.preprocessing import Preprocessing
 from jtl.rules import as_rules
 
 
@@ -185,7 +185,7 @@ def inception(
         raise UserError(f'model: Inception v3 needs width above 0 and bn_momentum in [0, 1], found {width} and {bn_momentum}.')
     kinds: dict[str, Any] = {'bn_momentum': bn_momentum, 'dtype': dtype, 'param_dtype': param_dtype}
     module = partial(Module, width=width, scale=not keras, count_padding=not keras, **kinds)
-    known = tuple(Weights(w.table, for_channels(w.preprocessing, image_channels), w.licence) for w in (KERAS if keras else TORCH))
+    known = weights_for_channels(KERAS if keras else TORCH, image_channels)
 
     def inputs(size: tuple[int, int]) -> dict[str, jax.ShapeDtypeStruct]:
         if min(size) < SMALLEST:

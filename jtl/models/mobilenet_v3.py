@@ -15,10 +15,10 @@ from jax.typing import DTypeLike
 from jtl.checkpoint.adapt import NameTable
 from jtl.errors import UserError
 from jtl.models import mbconv_names as names
-from jtl.models.base import EVAL, Backbone, Features, Mode, Model, Stage, Weights
+from jtl.models.base import EVAL, Backbone, Features, Mode, Model, Stage, Weights, weights_for_channels
 from jtl.models.layers import SqueezeExcite
 from jtl.models.mbconv import TENSORFLOW, TORCH, ConvBN, InvertedBottleneck, Lineage, round_channels
-from jtl.models.preprocessing import Preprocessing, for_channels
+from jtl.models.preprocessing import Preprocessing
 
 
 class Hidden(nn.Module):
@@ -143,7 +143,7 @@ def mobilenet_v3(
         features = round_channels(variant.hidden * width)
         stages.append(Stage('hidden', partial(Hidden, features, dtype=dtype, param_dtype=param_dtype)))
     known = _known(lineage, resize, named, hidden)
-    weights = tuple(Weights(w.table, for_channels(w.preprocessing, image_channels), w.licence) for w in known)
+    weights = weights_for_channels(known, image_channels)
     return Model(
         backbone=Backbone(stages=tuple(stages)),
         inputs=lambda size: {'image': jax.ShapeDtypeStruct((*size, image_channels), jnp.float32)},

@@ -15,7 +15,7 @@ from jax.typing import DTypeLike
 
 from jtl.errors import UserError
 from jtl.models import resnet_names as names
-from jtl.models.base import EVAL, Backbone, Features, Mode, Model, Stage, Weights
+from jtl.models.base import EVAL, Backbone, Features, Mode, Model, Stage, Weights, weights_for_channels
 from jtl.models.layers import batch_norm, pads
 from jtl.models.preprocessing import Preprocessing, for_channels
 
@@ -198,7 +198,7 @@ def _model(
         backbone=Backbone(stages=tuple(stages)),
         inputs=lambda size: {'image': jax.ShapeDtypeStruct((*size, image_channels), jnp.float32)},
         preprocessing=preprocessing,
-        weights=tuple(Weights(w.table, for_channels(w.preprocessing, image_channels), w.licence) for w in weights),
+        weights=weights_for_channels(weights, image_channels),
     )
 
 

@@ -17,7 +17,7 @@ from jaxtyping import Array, Float
 
 from jtl.errors import UserError
 from jtl.models import vgg_names as names
-from jtl.models.base import EVAL, Backbone, Features, Mode, Model, Stage, Weights, take_map
+from jtl.models.base import EVAL, Backbone, Features, Mode, Model, Stage, Weights, take_map, weights_for_channels
 from jtl.models.layers import batch_norm, pads
 from jtl.models.preprocessing import Preprocessing, for_channels
 
@@ -170,7 +170,7 @@ def vgg(
         backbone=Backbone(stages=tuple(stages)),
         inputs=inputs,
         preprocessing=for_channels(IMAGENET, image_channels),
-        weights=tuple(Weights(w.table, for_channels(w.preprocessing, image_channels), w.licence) for w in weights),
+        weights=weights_for_channels(weights, image_channels),
     )
 
 

@@ -9,7 +9,7 @@ import jax
 import numpy as np
 from jaxtyping import Array, Float
 
-from jtl.models.base import Stage
+from jtl.models.base import Features, Stage
 
 Batch = Mapping[str, jax.Array]
 
@@ -40,6 +40,13 @@ class Task:
       target: the batch key of the targets.
       weight: `batch -> (B,)` float32, what each example's loss counts in training; None: 1. Evaluation never weighs.
       average: `(outputs of V views (V, B, K)) -> (B, K)`, one prediction out of several of the same example; by default the mean output.
+      inputs: shape and dtype, without batch axis, of further inputs that the head needs: batch keys that travel through the backbone
+        beside the model's own, or what `corrupt` adds.
+      corrupt: `(inputs, batch, keys (B,)) -> (inputs, batch)`, what the task hides from the net (masked words) and what it then asks for;
+        inside jit, after augmentation. Keys are each example's own: new in every training step, the same at every evaluation.
+      summary: `(outputs, batch) -> (B, S)` float32, on the device: what `evaluate` reads in the place of outputs that are too large
+        to collect (word probabilities); None: the outputs as they are.
+      ties: name of a head's parameter -> path of the backbone's parameter that takes its place (`backbone/embeddings/word/embedding`).
       notes: what a person should know of how the task was made (weights of classes), a sentence each.
     """
 
@@ -56,6 +63,10 @@ class Task:
     target: str = 'label'
     weight: Callable[[Batch], Float[Array, ' b']] | None = None
     average: Callable[[Float[Array, 'v b k']], Float[Array, 'b k']] = mean_outputs
+    inputs: Mapping[str, jax.ShapeDtypeStruct] = field(default_factory=dict)
+    corrupt: Callable[[Features, Batch, jax.Array], tuple[Features, Batch]] | None = None
+    summary: Callable[[Any, Batch], Float[Array, 'b s']] | None = None
+    ties: Mapping[str, str] = field(default_factory=dict)
     notes: Sequence[str] = ()
 
     def training_loss(self, outputs: Float[Array, 'b k'], batch: Batch) -> Float[Array, ' b']:

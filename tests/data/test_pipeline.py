@@ -91,8 +91,8 @@ def test_evaluation_sees_each_example_once_in_order(split, batch_size):
     batches = list(eval_batches(split, batch_size=batch_size, preprocessing=GREY))
     assert len(batches) == epoch_steps(N, batch_size)
     assert {b['image'].shape for b in batches} == {(batch_size, 4, 4, 1)}
-    assert {b['mask'].dtype for b in batches} == {np.dtype(np.float32)}
-    seen = np.concatenate([b['index'][b['mask'] == 1] for b in batches])
+    assert {b['real'].dtype for b in batches} == {np.dtype(np.float32)}
+    seen = np.concatenate([b['index'][b['real'] == 1] for b in batches])
     np.testing.assert_array_equal(seen, np.arange(N))
     for b in batches:
         np.testing.assert_array_equal(b['image'], split.examples.images[b['index']])
