@@ -1,0 +1,111 @@
+"""Text held in memory: whole texts (or pairs of them), and sentences already split into words."""
+
+import hashlib
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from jtl.data.base import Example, UnreadableError
+
+
+@dataclass(frozen=True, eq=False)
+class Lines:
+    """Where examples stand in files: called with a position, it says '<file>, line <n>'.
+
+    Attributes:
+      files: names, as a person knows them.
+      file: (N,) int32, which of the files each example stands in.
+      line: (N,) int32, the line on which it begins, from 1.
+    """
+
+    files: tuple[str, ...]
+    file: np.ndarray
+    line: np.ndarray
+
+    def __call__(self, index: int) -> str:
+        return f'{self.files[self.file[index]]}, line {self.line[index]}'
+
+
+@dataclass(frozen=True, eq=False)
+class Texts:
+    """Examples `{'text': str}`, with `'pair': str` where each has a second text, and `'label'` where there are targets.
+
+    >>> Texts(('Good.', 'Bad.'), targets=np.array([1, 0]))[1]['text']
+    'Bad.'
+
+    Attributes:
+      texts: one an example.
+      pairs: as many second texts, or none at all.
+      targets: (N, ...) or None, of which `label` is a row.
+      name_of: what to call an example in messages.
+    """
+
+    texts: Sequence[str]
+    pairs: Sequence[str] = ()
+    targets: np.ndarray | None = None
+    name_of: Callable[[int], str] = 'text {}'.format
+
+    def __len__(self) -> int:
+        return len(self.texts)
+
+    def __getitem__(self, index: int) -> Example:
+        """One example. Raises UnreadableError for an empty text, or one that is no Unicode."""
+        self._content(index)
+        example: Example = {'text': self.texts[index]}
+        if self.pairs:
+            example['pair'] = self.pairs[index]
+        return example if self.targets is None else {**example, 'label': self.targets[index]}
+
+    def digest(self, index: int) -> bytes:
+        """SHA-256 of the text, and of its pair."""
+        return hashlib.sha256(b'\0'.join(self._content(index))).digest()
+
+    def _content(self, index: int) -> list[bytes]:
+        parts = [self.texts[index], *([self.pairs[index]] if self.pairs else [])]
+        for part, what in zip(parts, ('text', 'second text'), strict=False):
+            if not part.strip():
+                raise UnreadableError(f'{self.name_of(index)}: the {what} is empty.')
+        return [_encoded(part, self.name_of, index) for part in parts]
+
+
+@dataclass(frozen=True, eq=False)
+class Words:
+    """Examples `{'words': tuple[str, ...]}`, and `'label'` where there are targets: (len(words),), one for each word.
+
+    Attributes:
+      sentences: the words of each example.
+      targets: (N, W) int32 class numbers of words, -1 where a sentence has no word; or None.
+      name_of: what to call an example in messages.
+    """
+
+    sentences: Sequence[tuple[str, ...]]
+    targets: np.ndarray | None = None
+    name_of: Callable[[int], str] = 'sentence {}'.format
+
+    def __len__(self) -> int:
+        return len(self.sentences)
+
+    def __getitem__(self, index: int) -> Example:
+        """One example. Raises UnreadableError for a sentence without words, an empty word, or one that is no Unicode."""
+        self._content(index)
+        words = tuple(self.sentences[index])
+        return {'words': words} if self.targets is None else {'words': words, 'label': self.targets[index][: len(words)]}
+
+    def digest(self, index: int) -> bytes:
+        """SHA-256 of the words."""
+        return hashlib.sha256(b'\0'.join(self._content(index))).digest()
+
+    def _content(self, index: int) -> list[bytes]:
+        words = self.sentences[index]
+        if not words or not all(words):
+            raise UnreadableError(f'{self.name_of(index)}: ' + ('a word is empty.' if words else 'the sentence has no words.'))
+        return [_encoded(word, self.name_of, index) for word in words]
+
+
+def _encoded(text: str, name_of: Callable[[int], str], index: int) -> bytes:
+    """In UTF-8. UnreadableError where that cannot be: JSON can spell half a surrogate pair."""
+    try:
+        return text.encode()
+    except UnicodeEncodeError as error:
+        raise UnreadableError(f'{name_of(index)}: no Unicode text, it holds half a surrogate pair ({text[error.start]!a}).') from None
