@@ -3,36 +3,33 @@
 import base64
 import io
 import math
-from collections.abc import Callable, Sequence
-from typing import Any
+from collections.abc import Sequence
 
 import numpy as np
 
 from jtl.report.format import significant
 from jtl.report.page import Markup, join, table, tag
+from jtl.report.record import RunRecord, SplitOutputs
+from jtl.report.texts import clipped
 
 _SHOWN = 24
 _SIDE = 192  # pixels of a thumbnail's longer side: twice what is shown, for dense screens
 _TINY = 64  # pictures up to this side are shown with their pixels, enlarged
 
 
-def worst_mistakes(
-    split: Any, p: np.ndarray, predicted: np.ndarray, labels: Sequence[str], thumbnail: Callable[[str, int], np.ndarray] | None
-) -> Markup:
+def worst_mistakes(record: RunRecord, split: SplitOutputs, p: np.ndarray, predicted: np.ndarray) -> Markup:
     """The wrong examples of the highest loss.
 
     Args:
-      split: a `SplitOutputs`.
+      record: of the run.
+      split: one of its splits.
       p: (N, K) probabilities.
       predicted: (N,) class numbers, or (N, K) booleans of several labels an example.
-      labels: K names.
-      thumbnail: as in `RunRecord`.
     """
-    many = predicted.ndim == 2
+    labels, many = record.labels, predicted.ndim == 2
     truth = np.asarray(split.targets) > 0.5 if many else np.asarray(split.targets, np.int64)
     wrong = (predicted != truth).any(axis=1) if many else predicted != truth
-    order = _worst(split.losses)
-    chosen = [int(i) for i in order if wrong[i]][:_SHOWN]
+    chosen = [int(i) for i in worst_first(split.losses) if wrong[i]][:_SHOWN]
     if not chosen:
         return tag('p', f'There are none: all {len(wrong):,} predictions are right.')
     shown = []
@@ -52,10 +49,10 @@ def worst_mistakes(
         if many
         else 'In bold what was predicted, each with its probability; the highest loss first.'
     )
-    return join(tag('p', note, class_='lead'), _gallery(split, shown, 'predicted', thumbnail))
+    return join(tag('p', note, class_='lead'), _gallery(record, split, shown))
 
 
-def worst_errors(split: Any, targets: np.ndarray, names: Sequence[str], thumbnail: Callable[[str, int], np.ndarray] | None) -> Markup:
+def worst_errors(record: RunRecord, split: SplitOutputs, targets: np.ndarray, names: Sequence[str]) -> Markup:
     """The examples of the highest loss in a regression; `targets` is (N, K)."""
 
     def told(values: np.ndarray) -> str:
@@ -65,26 +62,34 @@ def worst_errors(split: Any, targets: np.ndarray, names: Sequence[str], thumbnai
         ]
         return ', '.join(pairs[:4]) + (' …' if len(pairs) > 4 else '')
 
-    shown = [(int(i), told(split.outputs[i]), told(targets[i])) for i in _worst(split.losses)[:_SHOWN]]
-    return _gallery(split, shown, 'predicted', thumbnail)
+    shown = [(int(i), told(split.outputs[i]), told(targets[i])) for i in worst_first(split.losses)[:_SHOWN]]
+    return _gallery(record, split, shown)
 
 
-def _worst(losses: np.ndarray) -> np.ndarray:
+def worst_first(losses: np.ndarray) -> np.ndarray:
     """Positions by falling loss, one that is no number first."""
     return np.argsort(-np.nan_to_num(np.asarray(losses, np.float64), nan=math.inf), kind='stable')
 
 
-def _gallery(split: Any, shown: Sequence[tuple[int, str, str]], verb: str, thumbnail: Callable[[str, int], np.ndarray] | None) -> Markup:
-    if thumbnail is None:
-        rows = [[tag('code', split.names[i]), said, true, significant(float(split.losses[i]), 3)] for i, said, true in shown]
-        return table(['example', verb, 'true', 'loss'], rows, numeric=(3,))
+def _gallery(record: RunRecord, split: SplitOutputs, shown: Sequence[tuple[int, str, str]]) -> Markup:
+    """Examples (position, predicted, true) as pictures, or in a table with their text, where they have one."""
+    if record.thumbnail is None:
+        rows = [[significant(float(split.losses[i]), 3), _named(record, split, i), true, tag('strong', said)] for i, said, true in shown]
+        return table(['loss', 'text' if record.text else 'example', 'true', 'predicted'], rows, numeric=(0,))
     frames = []
     for i, said, true in shown:
-        uri, tiny = thumbnail_uri(thumbnail(split.name, i))
+        uri, tiny = thumbnail_uri(record.thumbnail(split.name, i))
         image = tag('img', src=uri, alt=f'{split.names[i]}', class_='tiny' if tiny else None, loading='lazy')
         lines = (tag('strong', said), tag('div', f'true: {true}'), tag('div', split.names[i], class_='from'))
         frames.append(tag('figure', tag('div', image, class_='frame'), tag('figcaption', *lines)))
     return tag('div', frames, class_='mistakes')
+
+
+def _named(record: RunRecord, split: SplitOutputs, index: int) -> Markup:
+    if record.text is None:
+        return tag('code', split.names[index])
+    text = clipped(record.text(split.name, index))
+    return join(tag('div', text, class_='said', dir='auto'), tag('div', split.names[index], class_='from'))
 
 
 def _percent(p: float) -> str:

@@ -141,6 +141,7 @@ img.plot { max-width: 100%; height: auto; display: block; }
 .mistakes figure { margin: 0; font-size: .85rem; overflow-wrap: anywhere; }
 .mistakes .frame { background: var(--raised); border: 1px solid var(--line); border-radius: 6px; display: flex; justify-content: center; padding: 6px; }
 .mistakes img { height: 128px; max-width: 100%; object-fit: contain; image-rendering: auto; } .mistakes img.tiny { image-rendering: pixelated; }
+.said { max-width: 38rem; overflow-wrap: anywhere; }
 .from { color: var(--soft); font-size: .76rem; }
 details { margin: .7rem 0; } summary { cursor: pointer; color: var(--accent); }
 ul.columns { columns: 20rem; } ul.columns li { overflow-wrap: anywhere; }

@@ -1,4 +1,4 @@
-"""Pictures of results and plans, each a data URI: confusion, reliability, scatter, plan and comparison."""
+"""Pictures of results and plans, each a data URI: confusion, reliability, scatter, lengths, plan and comparison."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -74,6 +74,23 @@ def scatter_plot(predicted: np.ndarray, true: np.ndarray, name: str = '') -> str
             axes.plot(ends, ends, color=SOFT, linewidth=1, linestyle=(0, (4, 3)), label='predicted = true')
             axes.legend(loc='upper left', labelcolor=SOFT)
         axes.set(xlabel=literal(f'true {name}'.strip()), ylabel=literal(f'predicted {name}'.strip()))
+    return drawn.uri
+
+
+def length_plot(lengths: np.ndarray, buckets: Sequence[int]) -> str:
+    """How many texts, (N,) token counts, have which length; `buckets`, ascending, as dashed lines with their number."""
+    longest = int(max(lengths.max(), *buckets)) if buckets else int(lengths.max())
+    width = math.ceil(longest / 60)  # a bar for each length, or for a few
+    edges = np.arange(0, longest + width, width) + 0.5
+    with picture(7.0, 2.6) as drawn:
+        axes = drawn.figure.add_subplot()
+        axes.hist(lengths, edges, color=SKY, edgecolor='white', linewidth=0.4)
+        for bucket in buckets:
+            axes.axvline(bucket + 0.5, color=SOFT, linewidth=1, linestyle=(0, (4, 3)))
+            axes.text(bucket + 0.5, 1.01, f'{bucket:,}', transform=axes.get_xaxis_transform(), ha='center', va='bottom', fontsize=8)
+        axes.set(xlabel='tokens', ylabel='texts', xlim=(0, longest * 1.01 + 0.5))
+        axes.yaxis.get_major_locator().set_params(integer=True)
+        axes.grid(axis='x', visible=False)
     return drawn.uri
 
 

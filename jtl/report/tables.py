@@ -133,14 +133,16 @@ def leaf_table(plan: Mapping[str, Any]) -> Markup:
 
 
 def metric_table(splits: Sequence[Any]) -> Markup:
-    """A row a metric, a pair of columns a split: the model and the constant guess."""
+    """A row a metric; for each split a column of the model and one of the constant guess, where there is one."""
     names = list(dict.fromkeys(name for split in splits for name in split.metrics))
-    headers = ['metric', *(text for split in splits for text in (f'{split.name} ({len(split.outputs):,})', 'baseline'))]
-    rows = []
-    for name in names:
-        cells = [(number(name, split.metrics.get(name)), number(name, split.baseline.get(name))) for split in splits]
-        rows.append([name, *(part for ours, base in cells for part in (tag('strong', ours), tag('span', base, class_='soft')))])
-    return table(headers, rows, numeric=range(1, len(headers)))
+    headers, columns = ['metric'], [list[Any](names)]
+    for split in splits:
+        headers.append(f'{split.name} ({len(split.outputs):,})')
+        columns.append([tag('strong', number(name, split.metrics.get(name))) for name in names])
+        if split.baseline:
+            headers.append('baseline')
+            columns.append([tag('span', number(name, split.baseline.get(name)), class_='soft') for name in names])
+    return table(headers, list(zip(*columns, strict=True)), numeric=range(1, len(headers)))
 
 
 def class_table(rows: Sequence[Mapping[str, Any]]) -> Markup:

@@ -7,7 +7,7 @@ from html.parser import HTMLParser
 import numpy as np
 import pytest
 
-from jtl.report.html import RunRecord, SplitOutputs
+from jtl.report.record import RunRecord, SplitOutputs
 from jtl.tasks.metrics import classification_metrics, multi_label_metrics, regression_metrics
 
 STAGES = ('stem', *(f'block_{i}' for i in range(16)), 'conv_head', 'pool')
@@ -191,6 +191,7 @@ def make_record(kind='classification', labels=CLOTHES, n=300, **changes):
             'metrics': {f'test/{name}': value for name, value in splits[1].metrics.items()},
             'baseline': {f'test/{name}': value for name, value in splits[1].baseline.items()},
             'parameters': {'trainable': trained, 'frozen': total - trained, 'total': total},
+            'primary': main,
             'steps': 300,
             'seconds': 1234.5,
             'frozen_checksum': {'before': '9f2c41aa03be77d1', 'after': '9f2c41aa03be77d1'},
