@@ -82,6 +82,8 @@ MODELS = {
     'convnext_tiny': 'jtl.models.convnext:convnext_tiny',
     'convnext_small': 'jtl.models.convnext:convnext_small',
     'convnext_base': 'jtl.models.convnext:convnext_base',
+    'lstm': 'jtl.models.recurrent:lstm',
+    'gru': 'jtl.models.recurrent:gru',
 }
 """jtl's own family functions: name -> 'module:function', imported when asked for. Each returns a `Model`."""
 
