@@ -10,6 +10,7 @@ from jtl.errors import UserError, did_you_mean
 from jtl.names import lookup
 
 if TYPE_CHECKING:  # so that the table can be read without importing jax
+    from jtl.models.text import TextPreprocessing
     from jtl.tasks.base import Task
 
 TASKS = {
@@ -18,7 +19,7 @@ TASKS = {
     'regression': 'jtl.tasks.regression:regression',
 }
 
-_FROM_DATA = ('labels', 'target_shape', 'class_counts')  # what the data say, never the config
+_FROM_DATA = ('labels', 'target_shape', 'class_counts', 'text')  # what the data say, never the config
 
 
 def build_task(
@@ -26,14 +27,15 @@ def build_task(
     labels: Sequence[str] = (),
     target_shape: tuple[int, ...] | None = None,
     class_counts: Sequence[int] | None = None,
+    text: TextPreprocessing | None = None,
 ) -> Task:
     """The task that a config's `task` section describes.
 
     >>> build_task({'name': 'classification', 'label_smoothing': 0.1}, ['cat', 'dog'], ()).labels
     ('cat', 'dog')
 
-    A task function is called as `function(labels=..., target_shape=..., class_counts=..., **options)`, without the latter two where it
-    does not declare them.
+    A task function is called as `function(labels=..., target_shape=..., class_counts=..., text=..., **options)`, without those but the
+    first that it does not declare.
 
     Args:
       section: `name` (one of `TASKS`, `package.module:function` or `path/to/file.py:function`) and options of that function.
@@ -41,6 +43,8 @@ def build_task(
       target_shape: the shape of one example's target, `data.splits['train'].targets.shape[1:]`; None where there are no data (a
         bundle), and `labels` are those of the task that was trained.
       class_counts: training examples of each class, in the order of `labels`; None where there are no data or no classes.
+
+      text: how the data's texts are read (its ids are what a language model predicts); None for pictures.
 
     Raises:
       UserError: no or an unknown name, an option the function does not declare (with the nearest that it does), a bad value, or
@@ -60,7 +64,7 @@ def build_task(
         for key in options:
             if key not in known:
                 raise UserError(f'task.{key}: the task {name!r} has no option {key!r}. {did_you_mean(key, known)}'.rstrip())
-    for key, value in (('target_shape', target_shape), ('class_counts', class_counts)):
+    for key, value in (('target_shape', target_shape), ('class_counts', class_counts), ('text', text)):
         if key in declared:
             options[key] = value
     task = function(labels=tuple(labels), **options)
