@@ -1,7 +1,9 @@
 """Training curves over steps, from the rows of metrics.jsonl."""
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -24,12 +26,15 @@ def _series(rows: Sequence[Mapping[str, Any]], key: str) -> tuple[np.ndarray, np
     return steps, values
 
 
-def _by_phase(rows: Sequence[Mapping[str, Any]], key: str) -> tuple[np.ndarray, np.ndarray]:
-    """As `_series`, with a gap between phases: a schedule starts again, and no line should lead there."""
+def _with_gaps(rows: Sequence[Mapping[str, Any]], key: str, part_of: Callable[[int], int]) -> tuple[np.ndarray, np.ndarray]:
+    """As `_series`, with a gap between phases that `part_of` gives other numbers: no line should lead from one to the other."""
+    parts: dict[int, list[Mapping[str, Any]]] = {}
+    for row in rows:
+        if key in row:
+            parts.setdefault(part_of(row.get('phase', 0)), []).append(row)
     gap = (np.array([math.nan]), np.array([math.nan]))
-    phases = dict.fromkeys(row.get('phase', 0) for row in rows)
-    parts = [part for phase in phases for part in (_series([row for row in rows if row.get('phase', 0) == phase], key), gap)]
-    return np.concatenate([steps for steps, _ in parts]), np.concatenate([values for _, values in parts])
+    drawn = [piece for part in parts.values() for piece in (gap, _series(part, key))][1:]
+    return np.concatenate([steps for steps, _ in drawn]), np.concatenate([values for _, values in drawn])
 
 
 def _smooth(values: np.ndarray) -> np.ndarray:
@@ -85,41 +90,59 @@ def _log_axis(axes: Any) -> None:
     axes.yaxis.set_minor_formatter(NullFormatter())
 
 
-def curves(rows: Sequence[Mapping[str, Any]], baseline: Mapping[str, float] | None = None) -> list[tuple[str, str]]:
+def curves(
+    rows: Sequence[Mapping[str, Any]], baseline: Mapping[str, float] | None = None, tasks: Sequence[str] = ()
+) -> list[tuple[str, str]]:
     """Training over steps, from the rows of metrics.jsonl.
 
     Args:
       rows: as `jtl.report.logs.read_rows` gives them.
-      baseline: constant-guess values by row name ('validation/accuracy'), drawn dashed.
+      baseline: constant-guess values of the last phase's task by row name ('validation/accuracy'), drawn dashed.
+      tasks: of each phase; lines break where another one begins, for its loss and accuracy are other figures. (): one and the same.
 
     Returns:
       (caption, data URI) of the loss, each kind of evaluation metric, the learning rates and the gradient norm, those of which there are rows.
     """
+    draw = partial(_curve, rows, changes=[sum(a != b for a, b in pairwise(tasks[: k + 1])) for k in range(len(tasks))])
     baseline = baseline or {}
     keys = list(dict.fromkeys(key for row in rows for key in row if key not in ('step', 'phase', 'phase_name')))
     evaluated = [key for key in keys if key.count('/') == 1 and key.partition('/')[0] not in ('train', 'lr')]
     losses = [key for key in keys if key == 'train/loss'] + [key for key in evaluated if key.endswith('/loss')]
-    drawn = [('Loss', _curve(rows, losses, 'loss', baseline))] if losses else []
+    drawn = [('Loss', draw(losses, 'loss', baseline))] if losses else []
     shares = [key for key in evaluated if is_share(key) and not key.endswith('/ece')]
     if shares:
-        drawn.append(('Evaluation metrics', _curve(rows, shares[:5], 'percent', baseline)))
+        drawn.append(('Evaluation metrics', draw(shares[:5], 'percent', baseline)))
     others = [key for key in evaluated if not is_share(key) and not key.endswith(('/loss', '/nll'))]
     for name in list(dict.fromkeys(key.rpartition('/')[2] for key in others))[:4]:
-        drawn.append((name, _curve(rows, [key for key in others if key.rpartition('/')[2] == name], name, baseline)))
+        drawn.append((name, draw([key for key in others if key.rpartition('/')[2] == name], name, baseline)))
     rates = [key for key in keys if key.startswith('lr/')]
     if rates:
-        drawn.append(('Learning rate of each group', _curve(rows, rates, 'learning rate', {}, log=True)))
+        drawn.append(('Learning rate of each group', draw(rates, 'learning rate', {}, log=True)))
     if 'grad_norm' in keys:
-        drawn.append(('Gradient norm over what trains, before clipping', _curve(rows, ['grad_norm'], 'gradient norm', {}, log=True)))
+        drawn.append(('Gradient norm over what trains, before clipping', draw(['grad_norm'], 'gradient norm', {}, log=True)))
     return drawn
 
 
-def _curve(rows: Sequence[Mapping[str, Any]], keys: Sequence[str], unit: str, baseline: Mapping[str, float], log: bool = False) -> str:
+def _curve(
+    rows: Sequence[Mapping[str, Any]],
+    keys: Sequence[str],
+    unit: str,
+    baseline: Mapping[str, float],
+    log: bool = False,
+    changes: Sequence[int] = (),
+) -> str:
+    """One picture; `changes` counts for each phase how often the task has changed until then."""
+
+    def part_of(phase: int) -> int:
+        return changes[phase] if phase < len(changes) else 0
+
     with picture(5.4, 3.1) as drawn:
         axes = drawn.figure.add_subplot()
         scale = 100.0 if unit == 'percent' else 1.0
+        last = [row['step'] for row in rows if part_of(row.get('phase', 0)) == max(changes, default=0)]
         for key, (colour, label) in zip(keys, _inks([literal(key.removeprefix('lr/')) for key in keys]), strict=True):
-            steps, values = _by_phase(rows, key) if key.startswith('lr/') else _series(rows, key)
+            # A schedule starts again with each phase.
+            steps, values = _with_gaps(rows, key, int if key.startswith('lr/') else part_of)
             if log:
                 values = np.where(values > 0, values, math.nan)  # a rate of zero has no place on a log axis
             marker = 'o' if len(steps) <= 40 else None
@@ -128,9 +151,10 @@ def _curve(rows: Sequence[Mapping[str, Any]], keys: Sequence[str], unit: str, ba
                 axes.plot(steps, scale * _smooth(values), color=colour, linewidth=1.6, label=label)
             else:
                 axes.plot(steps, scale * values, color=colour, linewidth=1.6, marker=marker, markersize=3, label=label)
-            if baseline.get(key) is not None and math.isfinite(baseline[key]):
+            if baseline.get(key) is not None and math.isfinite(baseline[key]) and last:
                 line = f'constant guess {number(key, baseline[key])}'
-                axes.axhline(scale * baseline[key], color=colour, linewidth=1, linestyle=(0, (4, 3)), label=line)
+                ends = [last[0] if max(changes, default=0) else 0, last[-1]]
+                axes.plot(ends, [scale * baseline[key]] * 2, color=colour, linewidth=1, linestyle=(0, (4, 3)), label=line)
         if log:
             _log_axis(axes)
         axes.set_xlabel('step')

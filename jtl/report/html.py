@@ -130,7 +130,7 @@ def _curves(record: RunRecord, by_name: Mapping[str, SplitOutputs]) -> Markup | 
     baseline = {}
     if validation is not None and main in validation.baseline:
         baseline = {f'validation/{main}': validation.baseline[main]}
-    drawn = curves(record.rows, baseline)
+    drawn = curves(record.rows, baseline, [phase.get('task', '') for phase in record.plan['phases']])
     return tag('div', [figure(uri, caption) for caption, uri in drawn], class_='plots') if drawn else None
 
 

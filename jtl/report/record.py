@@ -51,8 +51,8 @@ class RunRecord:
       splits: evaluated with the final model; figures of single examples are of 'test', else 'validation', else the last.
       thumbnail: None where examples are no pictures.
       text: None where examples are no text.
-      lengths: tokens of each text, (N,) by split, before it is cut off; None where examples are no text.
-      buckets: the lengths, ascending, that texts are padded to.
+      lengths: tokens of each text as the model reads it, (N,) by split; None where examples are no text.
+      buckets: the lengths, ascending, to which texts are filled up.
       notes: of the preflight, a sentence each.
     """
 

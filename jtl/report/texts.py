@@ -38,23 +38,20 @@ def clipped(text: str, limit: int = SHOWN) -> str:
 
 
 def lengths_of_texts(lengths: np.ndarray, buckets: Sequence[int]) -> Markup | None:
-    """How long training texts are, (N,) tokens, where the buckets lie, and how much of a batch is filling; None without texts."""
+    """How long training texts are as the model reads them, (N,) tokens, and how much of a batch is filling; None without texts.
+
+    `buckets` are the lengths, ascending, to which texts are filled up.
+    """
     if not len(lengths):
         return None
-    longest = max(buckets, default=int(lengths.max()))
-    kept, cut = np.minimum(lengths, longest), int((lengths > longest).sum())
-    said = f'Half of the {plural(len(lengths), "training text")} have {int(np.median(lengths)):,} tokens or fewer, the longest {int(lengths.max()):,}.'
-    if cut:
-        said += f' {cut:,} ({100 * cut / len(lengths):.1f} %) are longer than {longest:,} and lose their end.'
-    filling = None
+    said = f'Half of the {plural(len(lengths), "training text")} have {int(np.median(lengths)):,} tokens or fewer, the longest {lengths.max():,}.'
     if buckets:
-        bounds = np.asarray(sorted(buckets))
-        own = bounds[np.searchsorted(bounds, kept)]
-        shares = [100 * (1 - kept.sum() / padded.sum()) for padded in (own, np.full(len(kept), longest))]
-        filling = tag(
-            'p',
-            f'Padded each to its own bucket ({", ".join(f"{b:,}" for b in bounds)}), {shares[0]:.0f} % of all tokens are filling; '
-            f'padded all to {longest:,}, {shares[1]:.0f} %.',
+        own = np.asarray(buckets)[np.searchsorted(buckets, lengths)]
+        shares = [100 * (1 - lengths.sum() / padded.sum()) for padded in (own, np.full(len(lengths), buckets[-1]))]
+        said += (
+            f' Filled up each to its own bucket ({", ".join(f"{b:,}" for b in buckets)}), {shares[0]:.0f} % of all tokens are filling; '
+            f'filled up all to {buckets[-1]:,}, {shares[1]:.0f} %.'
         )
-    drawn = figure(length_plot(kept, buckets), 'Training texts by their number of tokens; dashed where a bucket ends.')
-    return join(tag('p', said), filling, drawn)
+    return join(
+        tag('p', said), figure(length_plot(lengths, buckets), 'Training texts by their number of tokens; dashed where a bucket ends.')
+    )

@@ -47,6 +47,19 @@ def test_phases_start_where_the_last_one_ended(rows):
     assert phase_starts(rows()) == [(0.0, 'probe'), (100.0, 'top'), (180.0, 'full')]
 
 
+def lines_of(uri):
+    """How many strokes each curve of a drawing has: a gap begins another one."""
+    paths = [e.get('d', '') for e in svg_of(uri).iter('{http://www.w3.org/2000/svg}path') if 'clip-path' in e.attrib]
+    return [path.count('M') for path in paths if path.count('L') > 5]
+
+
+def test_curves_break_where_another_task_begins(rows):
+    evaluated = [row for row in rows() if 'validation/accuracy' in row]
+    for tasks, strokes in (((), 1), (('lm', 'main', 'main'), 2), (('lm', 'main', 'lm'), 3), (('main',) * 3, 1)):
+        drawn = dict(curves(evaluated, {'validation/accuracy': 0.143}, tasks))
+        assert lines_of(drawn['Evaluation metrics']) == [strokes, strokes], tasks
+
+
 def test_curves_of_little():
     assert curves([]) == []
     one = [{'step': 1, 'phase': 0, 'phase_name': 'probe', 'train/loss': 1.5, 'grad_norm': 0.0, 'lr/head': 0.0, 'examples_per_second': 9.0}]
