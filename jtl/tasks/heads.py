@@ -7,7 +7,7 @@ from typing import Any
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float
+from jaxtyping import Array, Bool, Float
 
 from jtl.errors import UserError, did_you_mean
 from jtl.models.base import EVAL, Features, Mode, Stage
@@ -44,7 +44,7 @@ class Head(nn.Module):
         """Outputs (B, K) float32 from `features['pooled']` (B, D). UserError where there is no `pooled` of that shape."""
         if 'pooled' not in features or features['pooled'].ndim != 2:
             raise UserError(
-                f'The head reads `pooled` (batch, width), but the features are {_shapes(features)}. Choose a task.pool that makes it.'
+                f'The head reads `pooled` (batch, width), but the features are {shapes_text(features)}. Choose a task.pool that makes it.'
             )
         x = features['pooled']
         drop = nn.Dropout(self.dropout, deterministic=not mode.train)
@@ -58,26 +58,32 @@ class Head(nn.Module):
 
 
 class Pooling(nn.Module):
-    """`map` (B,H,W,C) to `pooled`, dropping everything else; no parameters. See `pooling` for the kinds."""
+    """`map` (B,H,W,C), or `tokens` (B,T,D) and `mask` (B,T), to `pooled`, dropping everything else. See `pooling` for the kinds.
+
+    Parameters: 'attention' has `hidden/{kernel,bias}` and `score/kernel`, the other kinds none.
+    """
 
     kind: str
 
+    @nn.compact
     def __call__(self, features: Features, mode: Mode = EVAL) -> Features:
-        """`{'pooled': (B, C)}`, in the dtype of the features; (B, H*W*C) for 'flatten', (B, 2C) for 'pooled_and_mean' of a ViT.
+        """`{'pooled': (B, C)}` in the dtype of the features; see `pooling` for the width of kinds that join several.
 
         Raises:
           UserError: there is nothing to pool.
         """
         if self.kind == 'auto' and 'pooled' in features:
             return {'pooled': features['pooled']}
+        sequence = 'tokens' in features and 'mask' in features
+        if self.kind in _OF_TOKENS or (sequence and self.kind in _OF_BOTH):
+            if not sequence:
+                raise UserError(self._lacking('features `tokens` and `mask`', features))
+            return {'pooled': self._of_tokens(features)}
         if 'map' not in features:
-            raise UserError(
-                f'task.pool={self.kind!r} reads a feature `map`, but the backbone ends with {_shapes(features)}.'
-                + (" Use task.pool='auto', which takes `pooled` as it is." if 'pooled' in features else '')
-            )
+            raise UserError(self._lacking('a feature `map`' + (', or `tokens` and `mask`' if self.kind in _OF_BOTH else ''), features))
         if self.kind == 'pooled_and_mean' and 'pooled' not in features:
             raise UserError(
-                f"task.pool='pooled_and_mean' joins `pooled` and the mean of `map`, but the backbone ends with {_shapes(features)}. "
+                f"task.pool='pooled_and_mean' joins `pooled` and the mean of `map`, but the backbone ends with {shapes_text(features)}. "
                 "Use task.pool='mean'."
             )
         x = features['map']
@@ -88,22 +94,68 @@ class Pooling(nn.Module):
             return {'pooled': x.reshape(x.shape[0], -1)}
         return {'pooled': x.max(axis=space) if self.kind == 'max' else x.mean(axis=space)}
 
+    def _of_tokens(self, features: Features) -> Float[Array, 'b d']:
+        mask = features['mask']
+        x = jnp.where(mask[..., None], features['tokens'], 0)
+        if self.kind == 'cls':
+            return x[:, 0]
+        if self.kind == 'max':
+            return _masked_max(x, mask)
+        if self.kind == 'concat':
+            if 'pooled' not in features:
+                raise UserError(
+                    "task.pool='concat' joins `pooled` (the last state of a recurrent net), the maximum and the mean of `tokens`, but the "
+                    f"backbone ends with {shapes_text(features)}. Use task.pool='mean' or 'max'."
+                )
+            last = jnp.where(mask.any(axis=1)[:, None], features['pooled'], 0)
+            return jnp.concatenate([last, _masked_max(x, mask), _masked_mean(x, mask)], axis=-1)
+        if self.kind == 'attention':
+            wide = x.astype(jnp.float32)
+            hidden = jnp.tanh(nn.Dense(x.shape[-1], name='hidden')(wide))
+            scores = nn.Dense(1, use_bias=False, kernel_init=nn.initializers.zeros, name='score')(hidden)[..., 0]
+            weights = nn.softmax(jnp.where(mask, scores, jnp.finfo(jnp.float32).min), axis=1)
+            return jnp.einsum('bt,btd->bd', jnp.where(mask, weights, 0), wide).astype(x.dtype)
+        return _masked_mean(x, mask)
 
+    def _lacking(self, wanted: str, features: Features) -> str:
+        hint = " Use task.pool='auto', which takes `pooled` as it is." if 'pooled' in features else ''
+        return f'task.pool={self.kind!r} reads {wanted}, but the backbone ends with {shapes_text(features)}.{hint}'
+
+
+def _masked_mean(x: Float[Array, 'b t d'], mask: Bool[Array, 'b t']) -> Float[Array, 'b d']:
+    """The mean of what is not masked; `x` is 0 elsewhere. Zeros where everything is masked."""
+    return (x.sum(axis=1, dtype=jnp.float32) / jnp.maximum(mask.sum(axis=1), 1)[:, None]).astype(x.dtype)
+
+
+def _masked_max(x: Float[Array, 'b t d'], mask: Bool[Array, 'b t']) -> Float[Array, 'b d']:
+    """The largest of what is not masked. Zeros where everything is masked."""
+    largest = jnp.where(mask[..., None], x, jnp.finfo(x.dtype).min).max(axis=1)
+    return jnp.where(mask.any(axis=1)[:, None], largest, 0)
+
+
+_OF_TOKENS = ('cls', 'attention', 'concat')
+_OF_BOTH = ('auto', 'mean', 'max')
+_OF_MAP = ('flatten', 'pooled_and_mean')
 # Built once, so that two tasks with the same pooling make equal backbones (partials compare by identity).
-_POOLING = {kind: (Stage('pooling', partial(Pooling, kind), tail=True),) for kind in ('auto', 'mean', 'max', 'flatten', 'pooled_and_mean')}
+_POOLING = {kind: (Stage('pooling', partial(Pooling, kind), tail=True),) for kind in (*_OF_BOTH, *_OF_MAP, *_OF_TOKENS)}
 
 
 def pooling(kind: str) -> tuple[Stage, ...]:
     """The stage that a task appends to a backbone so that the features end with `pooled`, and a cut may lie after it.
 
+    Of text only real tokens count; a text without any gives zeros.
+
     Args:
-      kind: 'auto' (the backbone's own `pooled` if it has one, else 'mean'), 'mean' (global average of `map`), 'max',
-        'flatten' (the whole map, row by row), or 'pooled_and_mean' (`pooled`, then the mean of `map`: DINOv2's linear evaluation).
+      kind: 'auto' (the backbone's own `pooled` if it has one, else 'mean'), 'mean' (of `tokens`, or the global average of `map`), 'max'.
+        Of `map` alone: 'flatten' (the whole map, row by row), or 'pooled_and_mean' (`pooled`, then the mean of `map`: DINOv2's linear
+        evaluation). Of `tokens` alone: 'cls' (the first token); 'attention' (the mean weighted by softmax(v . tanh(W x + b)), Yang et al.
+        2016; v starts at zero, which is the plain mean); 'concat' (`pooled`, then maximum and mean of `tokens`, three times as wide:
+        ULMFiT, Howard and Ruder 2018).
 
     Raises:
       UserError: an unknown kind.
     """
-    return _POOLING[_choice('pool', kind, _POOLING)]
+    return _POOLING[choice('pool', kind, _POOLING)]
 
 
 def build_head(
@@ -129,7 +181,7 @@ def build_head(
     Raises:
       UserError: an unknown name or a value out of range, with the config field.
     """
-    _choice('head', head, HEADS)
+    choice('head', head, HEADS)
     if isinstance(hidden, str) or not isinstance(hidden, Sequence):
         raise UserError(f'task.hidden: expected a tuple of layer widths such as (128,), found {hidden!r}.')
     bad = [width for width in hidden if isinstance(width, bool) or not isinstance(width, int) or width < 1]
@@ -147,10 +199,10 @@ def build_head(
         outputs=outputs,
         hidden=tuple(hidden),
         dropout=fraction('dropout', dropout),
-        activation=_choice('activation', activation, ACTIVATIONS),
+        activation=choice('activation', activation, ACTIVATIONS),
         zero_init=zero_init,
-        dtype=jnp.dtype(_choice('dtype', dtype, _DTYPES)),
-        param_dtype=jnp.dtype(_choice('param_dtype', param_dtype, _DTYPES)),
+        dtype=float_type('dtype', dtype),
+        param_dtype=float_type('param_dtype', param_dtype),
     )
 
 
@@ -161,11 +213,18 @@ def fraction(option: str, value: Any) -> float:
     return float(value)
 
 
-def _choice(option: str, value: Any, choices: Any) -> str:
+def float_type(option: str, value: Any) -> Any:
+    """The dtype that `value` names: 'float32', 'bfloat16' or 'float16', else UserError naming `task.<option>`."""
+    return jnp.dtype(choice(option, value, _DTYPES))
+
+
+def choice(option: str, value: Any, choices: Any) -> str:
+    """`value` if it is one of `choices`, else UserError naming `task.<option>` and the nearest."""
     if not isinstance(value, str) or value not in choices:
         raise UserError(f'task.{option}: there is no {value!r}. {did_you_mean(str(value), choices)}'.rstrip())
     return value
 
 
-def _shapes(features: Features) -> str:
+def shapes_text(features: Features) -> str:
+    """Names and shapes of features, for a message."""
     return ', '.join(f'`{name}` {tuple(x.shape)}' for name, x in features.items()) or 'empty'

@@ -5,6 +5,7 @@ import pytest
 
 from jtl.errors import UserError
 from jtl.models.base import EVAL, Mode
+from jtl.tasks import build_task
 from jtl.tasks.heads import Head, Pooling, build_head, pooling
 
 MAP = jnp.asarray(np.random.default_rng(0).normal(size=(2, 3, 4, 5)), jnp.float32)
@@ -103,3 +104,88 @@ def test_features_that_cannot_be_read_are_named():
         Pooling('auto').apply({}, {'tokens': jnp.zeros((2, 3, 4))})
     with pytest.raises(UserError, match=r'reads `pooled`.*`map` \(2, 3, 4, 5\)'):
         Head(3).init(jax.random.key(0), {'map': MAP})
+
+
+TOKENS = jnp.asarray(np.random.default_rng(1).normal(size=(4, 6, 3)), jnp.float32)
+MASK = jnp.arange(6) < jnp.array([6, 2, 1, 0])[:, None]
+TEXT = {'tokens': TOKENS, 'mask': MASK, 'word_starts': jnp.zeros((4, 6), jnp.int32)}
+
+
+def reference(kind, x, pooled):
+    """The pooling of one text's real tokens (T, D), written for a single example."""
+    if not len(x):
+        return np.zeros(9 if kind == 'concat' else 3)
+    found = {'cls': x[0], 'mean': x.mean(0), 'max': x.max(0)}
+    return np.concatenate([pooled, found['max'], found['mean']]) if kind == 'concat' else found[kind]
+
+
+@pytest.mark.parametrize('kind', ['cls', 'mean', 'max', 'concat'])
+def test_only_real_tokens_are_pooled_and_none_give_zeros(kind):
+    pooled = jnp.ones((4, 3))
+    garbage = jnp.where(MASK[..., None], TOKENS, jnp.nan)  # what a backbone computes where nothing is must not matter
+    out = Pooling(kind).apply({}, {**TEXT, 'tokens': garbage, 'pooled': pooled})
+    assert out.keys() == {'pooled'}
+    expected = [reference(kind, np.asarray(x)[np.asarray(m)], np.ones(3)) for x, m in zip(TOKENS, MASK, strict=True)]
+    np.testing.assert_allclose(out['pooled'], expected, rtol=1e-6)
+
+
+def test_auto_takes_pooled_or_the_masked_mean():
+    np.testing.assert_array_equal(Pooling('auto').apply({}, TEXT)['pooled'], Pooling('mean').apply({}, TEXT)['pooled'])
+    assert Pooling('auto').apply({}, {**TEXT, **POOLED})['pooled'] is POOLED['pooled']
+
+
+def test_attention_is_a_softmax_over_real_tokens_and_starts_as_their_mean():
+    module = Pooling('attention')
+    variables = module.init(jax.random.key(0), TEXT)
+    assert shapes(variables) == {'params': {'hidden': {'kernel': (3, 3), 'bias': (3,)}, 'score': {'kernel': (3, 1)}}}
+    np.testing.assert_allclose(module.apply(variables, TEXT)['pooled'], Pooling('mean').apply({}, TEXT)['pooled'], atol=1e-6)
+
+    rng = np.random.default_rng(2)
+    w, b, v = rng.normal(size=(3, 3)), rng.normal(size=3), rng.normal(size=(3, 1))
+    params = {
+        'hidden': {'kernel': jnp.asarray(w, jnp.float32), 'bias': jnp.asarray(b, jnp.float32)},
+        'score': {'kernel': jnp.asarray(v, jnp.float32)},
+    }
+
+    def expected(x):
+        score = np.exp(np.tanh(x @ w + b) @ v)
+        return (score * x).sum(0) / score.sum() if len(x) else np.zeros(3)
+
+    got = module.apply({'params': params}, TEXT)['pooled']
+    np.testing.assert_allclose(got, [expected(np.asarray(x)[np.asarray(m)]) for x, m in zip(TOKENS, MASK, strict=True)], atol=1e-6)
+
+
+@pytest.mark.parametrize('kind', ['max', 'attention'])
+def test_gradients_are_finite_and_reach_real_tokens_alone(kind):
+    variables = Pooling(kind).init(jax.random.key(0), TEXT)
+    grad = jax.grad(lambda x: (Pooling(kind).apply(variables, {**TEXT, 'tokens': x})['pooled'] ** 2).sum())(TOKENS)
+    assert np.isfinite(grad).all() and not np.any(grad[~MASK]) and np.any(grad[:3])
+
+
+@pytest.mark.parametrize('kind', ['mean', 'attention'])
+def test_pooled_keeps_the_dtype_of_the_tokens(kind):
+    features = {'tokens': jnp.ones((1, 5, 2), jnp.bfloat16), 'mask': jnp.ones((1, 5), bool)}
+    pooled = Pooling(kind).init_with_output(jax.random.key(0), features)[0]['pooled']
+    assert pooled.dtype == jnp.bfloat16 and pooled.tolist() == [[1, 1]]
+
+
+def test_kinds_of_text_and_kinds_of_pictures_are_not_mixed_up():
+    with pytest.raises(UserError, match=r"task\.pool='cls' reads features `tokens` and `mask`, but the backbone ends with `map`"):
+        Pooling('cls').apply({}, {'map': MAP})
+    with pytest.raises(UserError, match=r"task\.pool='flatten' reads a feature `map`, but .*`tokens` \(4, 6, 3\), `mask`"):
+        Pooling('flatten').apply({}, TEXT)
+    with pytest.raises(UserError, match=r"task\.pool='concat' joins `pooled`.*Use task\.pool='mean' or 'max'"):
+        Pooling('concat').apply({}, TEXT)
+
+
+@pytest.mark.parametrize(
+    ('name', 'label'), [('classification', [1, 0]), ('multi_label', [[1, 0], [1, 1]]), ('regression', [[0.5, 2.0], [1.0, 0.0]])]
+)
+def test_tasks_of_pictures_work_on_text(name, label):
+    task = build_task({'name': name, 'pool': 'attention', 'zero_init': False}, ('a', 'b'))
+    stage = task.stages[0].make(name='pooling')
+    features = stage.init_with_output(jax.random.key(0), TEXT)[0]
+    outputs, head = task.head.init_with_output(jax.random.key(1), features)
+    assert outputs.shape == (4, 2) and head['params']['output']['kernel'].shape == (3, 2)
+    each = task.loss(outputs[:2], {'label': jnp.asarray(label)})
+    assert each.shape == (2,) and np.isfinite(each).all()
