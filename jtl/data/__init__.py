@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from jtl.data.base import Data
+from jtl.data.lines import check_encoding
 from jtl.data.orientations import with_orientations
 from jtl.data.sampling import check_sampling, with_shares
 from jtl.data.select import keep_classes, keep_examples, keep_shots, make_split
@@ -13,9 +14,14 @@ from jtl.names import lookup
 
 DATA = {
     'arrays': 'jtl.data.arrays:arrays',
+    'conll': 'jtl.data.conll:conll',
     'csv': 'jtl.data.csv_file:table',
     'digits': 'jtl.data.digits:digits',
     'folder': 'jtl.data.folder:folder',
+    'text_csv': 'jtl.data.text_csv:text_csv',
+    'text_files': 'jtl.data.text_files:text_files',
+    'text_jsonl': 'jtl.data.text_jsonl:text_jsonl',
+    'text_lines': 'jtl.data.text_lines:text_lines',
     'tfds': 'jtl.data.tfds_source:directory',
 }
 """jtl's own sources: name -> 'module:function', imported when asked for. Every other name is a function's, or TFDS's."""
@@ -23,12 +29,16 @@ DATA = {
 TARGETS = ('classes', 'labels', 'values')
 """What a CSV's label column may hold: `data.targets`."""
 
+_WITH_TARGETS = ('csv', 'text_csv', 'text_jsonl')
+
 
 def defaults() -> dict[str, Any]:
     """The config's `data` section."""
     return {
-        'name': 'digits',  # digits, folder, csv, arrays, tfds (a prepared directory), a TFDS name such as 'mnist:3.0.1', or 'file.py:function'
-        'root': '',  # the folder, the CSV or .npz file, the TFDS data directory; '' is the source's own (gs:// works for all but digits)
+        # digits, folder, csv, arrays; of text: text_csv, text_jsonl, text_files (one class a file), text_lines (no labels), conll; tfds (a prepared
+        # directory), a TFDS name such as 'mnist:3.0.1', or 'file.py:function'
+        'name': 'digits',
+        'root': '',  # the folder, the file, the TFDS data directory; '' is the source's own (gs:// works for all but digits)
         'examples': 0,  # training examples in all, before validation is taken from them, chosen by data.seed (VTAB-1k: 1000); 0: all
         'shots': 0,  # training examples a class, chosen by data.seed; 0: all
         'sampling': 'natural',  # of training batches: as the data are, 'balanced' (every class as often), or 'sqrt' (between the two)
@@ -37,11 +47,15 @@ def defaults() -> dict[str, Any]:
         'validation': 0.1,  # share of train that becomes validation where the data bring none; 0.0: no validation
         'test': 0.2,  # the same for test
         'seed': 0,  # of splits and shots; apart from the run's seed, so that seeds compare on the same data
-        'max_unreadable': 0,  # damaged pictures that may be left out before the run refuses to start
+        'max_unreadable': 0,  # damaged pictures or empty texts that may be left out before the run refuses to start
         'workers': 0,  # processes that read; 0: threads (never changes the batches)
         'image_key': '',  # TFDS: which feature is the image, where there are several; CSV: which column, '' is 'path'
-        'label_key': '',  # TFDS: which feature is the label, where there are several; CSV: which column, '' is 'label'
-        'targets': '',  # CSV: what that column holds: 'classes' (also ''), 'labels' (several, between ';' or '|') or 'values' (numbers)
+        'text_key': '',  # TFDS: which feature is the text, where there are several; text_csv, text_jsonl: which column, '' is 'text'
+        'pair_key': '',  # the second text, where there are pairs: which feature or column; '' for single texts
+        'label_key': '',  # TFDS: which feature is the label, where there are several; CSV and JSONL: which column, '' is 'label'
+        'targets': '',  # CSV, JSONL: what that column holds: 'classes' (also ''), 'labels' (several, between ';' or '|') or 'values' (numbers)
+        'columns': (0, -1),  # conll: which column is the token and which the tag; the last is -1
+        'encoding': 'utf-8',  # of CSV, JSONL and text files: 'latin-1', 'cp1252', 'utf-16', ...
         'download': False,  # TFDS: download and prepare what is not there yet
     }
 
@@ -108,9 +122,14 @@ def _check(section: Mapping[str, Any]) -> None:
             raise UserError(f'data.{key} is a share of the training split, in [0, 1), found {section[key]!r}.')
     if section['targets'] not in ('', *TARGETS):
         raise UserError(f'data.targets must be one of {", ".join(TARGETS)}, found {section["targets"]!r}.')
-    if section['targets'] and section['name'] != 'csv' and not _is_users(section['name']):
+    if section['targets'] and section['name'] not in _WITH_TARGETS and not _is_users(section['name']):
         raise UserError(
-            f"data.targets={section['targets']!r}: only data.name='csv' reads it; other data say themselves what their targets are."
+            f'data.targets={section["targets"]!r}: only data.name={", ".join(map(repr, _WITH_TARGETS))} reads it; other data say themselves '
+            'what their targets are.'
         )
+    columns = section['columns']
+    if not isinstance(columns, tuple | list) or [type(column) for column in columns] != [int, int]:
+        raise UserError(f'data.columns must be two whole numbers, those of the token and of the tag, such as (0, -1), found {columns!r}.')
+    check_encoding(section['encoding'])
     if isinstance(section['classes'], str):
         raise UserError(f'data.classes must be a tuple of class names, found {section["classes"]!r}. Write ({section["classes"]!r},).')

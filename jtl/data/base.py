@@ -10,11 +10,19 @@ import numpy as np
 from jtl.errors import UserError
 
 Example = dict[str, Any]
-"""One example, host side: `image` (H,W,C) uint8 or float32, or encoded bytes not yet decoded; `label` an int, a float or an array."""
+"""One example, host side: `image` (H,W,C) uint8 or float32, or encoded bytes not yet decoded; or `text` a str, with `pair` another, or
+`words` a tuple of str; `label` an int, a float or an array."""
+
+SPLIT_NAMES = {
+    'train': ('train', 'training'),
+    'validation': ('validation', 'val', 'valid', 'dev'),
+    'test': ('test', 'testing'),
+}
+"""What people call each split."""
 
 
 class UnreadableError(UserError):
-    """One example that cannot be read: a truncated or damaged picture. The message names it."""
+    """One example that cannot be read: a truncated or damaged picture, an empty text. The message names it."""
 
 
 class Examples(Protocol):
@@ -37,8 +45,9 @@ class Split:
 
     Attributes:
       examples: random access; `image` is decoded, (H,W,C) uint8 or float.
-      targets: (N,) int32 class numbers, (N, K) float32 multi-label, or (N,) / (N, K) float32 values: without reading pictures.
-      name_of: from a position to what a person calls the example (a file's path).
+      targets: (N,) int32 class numbers, (N, K) float32 multi-label, (N,) / (N, K) float32 values, or (N, W) int32 tags of words, -1 where
+        there is no word: without reading pictures. Zeros (N,) int32 where the data have no labels at all.
+      name_of: from a position to what a person calls the example (a file's path, a line of a file).
     """
 
     examples: Examples
@@ -55,7 +64,7 @@ class Data:
 
     Attributes:
       splits: by name.
-      labels: class names in the order of class numbers; empty for regression.
+      labels: class names in the order of class numbers; empty for regression, and where there are no labels.
       notes: what was noticed while opening (files skipped, splits made), a sentence each, for the preflight and the report.
       fingerprint: a digest of what the data are (names, sizes, labels), compared when a run resumes.
     """

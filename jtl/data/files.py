@@ -9,13 +9,6 @@ from etils import epath
 from jtl.data.base import Example
 from jtl.data.images import decode, verify
 
-SPLIT_NAMES = {
-    'train': ('train', 'training'),
-    'validation': ('validation', 'val', 'valid', 'dev'),
-    'test': ('test', 'testing'),
-}
-"""What people call each split."""
-
 
 def place_of(root: str, file: str) -> epath.Path:
     """Where a file lies that is named relative to a folder, or absolutely (`gs://` too)."""

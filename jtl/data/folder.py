@@ -7,8 +7,8 @@ from typing import Any
 import numpy as np
 from etils import epath
 
-from jtl.data.base import Data, Split, fingerprint
-from jtl.data.files import SPLIT_NAMES, FileExamples
+from jtl.data.base import SPLIT_NAMES, Data, Split, fingerprint
+from jtl.data.files import FileExamples
 from jtl.data.images import EXTENSIONS
 from jtl.errors import UserError, did_you_mean
 

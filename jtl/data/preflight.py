@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from jtl.data.base import Data, Split, UnreadableError, content_digest
-from jtl.data.select import drop
+from jtl.data.select import drop, label_counts
 from jtl.errors import UserError
 
 NAMED = 10
@@ -22,7 +22,8 @@ class Preflight:
     Attributes:
       data: the data without the examples that cannot be read.
       labels: class names.
-      counts: for each split, the number of examples of each class, in the order of `labels`; for data without classes, of all: (n,).
+      counts: for each split, the number of examples (of words, where these have tags) of each class, in the order of `labels`; for data
+        without classes, of all: (n,).
       checked: for each split, how many examples were opened.
       duplicates: pairs of names of examples with the same content in two different splits.
       unreadable: messages, one for each example that was left out.
@@ -46,7 +47,10 @@ class Preflight:
         if self.labels:
             rows = [[label, *(str(counts[k]) for counts in self.counts.values())] for k, label in enumerate(self.labels)]
         sizes = {name: len(split) for name, split in self.data.splits.items()}
-        rows.append(['all', *map(str, sizes.values())])
+        tagged = bool(self.labels) and all(
+            split.targets.dtype.kind == 'i' and split.targets.ndim == 2 for split in self.data.splits.values()
+        )
+        rows.append(['sentences' if tagged else 'all', *map(str, sizes.values())])
         if self.checked != sizes:
             rows.append(['opened', *(str(self.checked[split]) for split in self.counts)])
         widths = [max(len(row[k]) for row in [head, *rows]) for k in range(len(head))]
@@ -96,7 +100,7 @@ def preflight(data: Data, *, max_unreadable: int = 0, limit: int = 20_000) -> Pr
     for name, indices_of in bad.items():
         data = drop(data, name, indices_of, f'{name}: {len(indices_of)} unreadable examples are left out.')
         checked[name] -= len(indices_of)
-    counts = {name: _counts(split, data.labels) for name, split in data.splits.items()}
+    counts = {name: label_counts(split.targets, data.labels) or (len(split),) for name, split in data.splits.items()}
     warnings = [f'left out: {message}' for message in messages] + _class_warnings(counts, data.labels)
     if not len(data.splits['train']):
         raise UserError('data: the training split has no examples left.')
@@ -125,14 +129,6 @@ def _open_all(split: Split, indices: np.ndarray) -> list[bytes | UnreadableError
 
     with ThreadPoolExecutor(min(16, (os.cpu_count() or 1) + 1)) as pool:  # decoding and hashing release the interpreter lock
         return list(pool.map(one, indices.tolist()))
-
-
-def _counts(split: Split, labels: Sequence[str]) -> tuple[int, ...]:
-    if labels and split.targets.dtype.kind == 'i' and split.targets.ndim == 1:
-        return tuple(np.bincount(split.targets, minlength=len(labels)).tolist())
-    if labels and split.targets.ndim == 2 and split.targets.shape[1] == len(labels):
-        return tuple((split.targets > 0.5).sum(axis=0).tolist())
-    return (len(split),)
 
 
 def _class_warnings(counts: Mapping[str, tuple[int, ...]], labels: Sequence[str]) -> list[str]:

@@ -10,7 +10,7 @@ from functools import lru_cache
 import numpy as np
 
 from jtl.data.base import Data
-from jtl.data.select import has_classes, what_instead
+from jtl.data.select import has_classes, label_counts, what_instead
 from jtl.errors import UserError, did_you_mean
 
 SAMPLINGS = {'natural': 1.0, 'sqrt': 0.5, 'balanced': 0.0}
@@ -18,10 +18,9 @@ SAMPLINGS = {'natural': 1.0, 'sqrt': 0.5, 'balanced': 0.0}
 
 
 def class_counts(data: Data) -> tuple[int, ...] | None:
-    """The number of training examples of each class, in the order of labels; None for data without classes."""
-    if not has_classes(data):
-        return None
-    return tuple(np.bincount(data.splits['train'].targets, minlength=len(data.labels)).tolist())
+    """The number of training examples (of words, where these have tags) of each class, in the order of labels; None for data without classes."""
+    targets = data.splits['train'].targets
+    return label_counts(targets, data.labels) if targets.dtype.kind == 'i' else None
 
 
 def check_sampling(data: Data, sampling: str) -> None:

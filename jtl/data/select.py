@@ -96,7 +96,24 @@ def has_classes(data: Data) -> bool:
 
 def what_instead(data: Data) -> str:
     """What the targets of data without classes are, for a message."""
-    return 'an example may have several labels' if data.labels and data.splits['train'].targets.ndim == 2 else 'their targets are values'
+    targets = data.splits['train'].targets
+    if targets.dtype.kind == 'i':
+        return 'every word has a tag' if data.labels else 'nothing is labelled'
+    return 'an example may have several labels' if data.labels and targets.ndim == 2 else 'their targets are values'
+
+
+def label_counts(targets: np.ndarray, labels: Sequence[str]) -> tuple[int, ...] | None:
+    """How often each label occurs, in the order of `labels`: of examples, or of words where these have tags. None for values.
+
+    Args:
+      targets: of a split, (N,) or (N, W) int32 class numbers, -1 where there is no word, or (N, K) float32 of 0 and 1.
+      labels: K names.
+    """
+    if not labels:
+        return None
+    if targets.dtype.kind == 'i':
+        return tuple(np.bincount(targets[targets >= 0], minlength=len(labels)).tolist())
+    return tuple((targets > 0.5).sum(axis=0).tolist()) if targets.ndim == 2 and targets.shape[1] == len(labels) else None
 
 
 def _groups(data: Data) -> list[np.ndarray]:

@@ -1,12 +1,14 @@
 """Text held in memory: whole texts (or pairs of them), and sentences already split into words."""
 
 import hashlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
+from etils import epath
 
-from jtl.data.base import Example, UnreadableError
+from jtl.data.base import SPLIT_NAMES, Data, Example, Split, UnreadableError, fingerprint
+from jtl.data.rows import Rows, names_of, notes_of, targets_of
 
 
 @dataclass(frozen=True, eq=False)
@@ -24,6 +26,7 @@ class Lines:
     line: np.ndarray
 
     def __call__(self, index: int) -> str:
+        """The name of one example."""
         return f'{self.files[self.file[index]]}, line {self.line[index]}'
 
 
@@ -101,6 +104,47 @@ class Words:
         if not words or not all(words):
             raise UnreadableError(f'{self.name_of(index)}: ' + ('a word is empty.' if words else 'the sentence has no words.'))
         return [_encoded(word, self.name_of, index) for word in words]
+
+
+def data_of_texts(splits: Mapping[str, Rows], kind: str, root: str, notes: Sequence[str] = ()) -> Data:
+    """The data that rows of texts are.
+
+    Args:
+      splits: by name, train among them; contents are `(text,)` or `(text, pair)`.
+      kind: what labels are: 'classes', 'labels', 'values', or '' for none (targets are zeros).
+      root: `data.root`, relative to which files are named.
+      notes: a sentence each.
+
+    Raises:
+      UserError: a label that train lacks, or another count of values.
+    """
+    labels = names_of(splits['train'], kind) if kind else ()
+    found, content = {}, hashlib.sha256()
+    for name in (name for name in SPLIT_NAMES if name in splits):
+        rows = splits[name]
+        columns = tuple(zip(*rows.contents, strict=True))
+        targets = targets_of(rows, kind, labels, splits['train']) if kind else np.zeros(len(rows.contents), np.int32)
+        places = places_of(rows.places, root)
+        content.update(texts_digest(text for column in columns for text in column))
+        found[name] = Split(Texts(columns[0], columns[1] if len(columns) > 1 else (), targets, places), targets, places)
+    return Data(found, labels, (*notes, *notes_of(labels, kind, 'text')), fingerprint(found, labels, content.hexdigest()))
+
+
+def places_of(places: Sequence[tuple[epath.Path, int]], root: str) -> Lines:
+    """The names of examples that stand at (file, line), files relative to the folder `root`, so that they are the same wherever it lies."""
+    top = epath.Path(root).expanduser()
+    files = list(dict.fromkeys(path for path, _ in places))
+    number = {path: k for k, path in enumerate(files)}
+    names = tuple(str(path.relative_to(top)) if path != top else path.name for path in files)
+    return Lines(names, np.array([number[path] for path, _ in places], np.int32), np.array([line for _, line in places], np.int32))
+
+
+def texts_digest(texts: Iterable[str]) -> bytes:
+    """SHA-256 of texts in order, with their boundaries."""
+    digest = hashlib.sha256()
+    for text in texts:
+        digest.update(text.encode('utf-8', 'surrogatepass') + b'\0')
+    return digest.digest()
 
 
 def _encoded(text: str, name_of: Callable[[int], str], index: int) -> bytes:

@@ -147,7 +147,7 @@ def test_fields_that_do_not_fit(load, tmp_path):
     text = 'path,label\na0.png,cat\n'
     refuse(load, r"data.image_key: .*labels.csv, line 1 has no column 'paths'. Did you mean 'path'", text, image_key='paths')
     refuse(load, r"data.targets must be one of classes, labels, values, found 'class'", text, targets='class')
-    with pytest.raises(UserError, match=r"data.targets='labels': only data.name='csv' reads it"):
+    with pytest.raises(UserError, match=r"data.targets='labels': only data.name='csv', 'text_csv', 'text_jsonl' reads it"):
         load_data({'name': 'digits', 'targets': 'labels'})
     with pytest.raises(UserError, match='there is no file or folder'):
         load_data({'name': 'csv', 'root': str(tmp_path / 'no.csv')})
