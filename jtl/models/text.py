@@ -41,13 +41,11 @@ class TextPreprocessing:
         object.__setattr__(self, 'tokenizer', _in_one_form(self.tokenizer))
         special = tokenizer_of(self.tokenizer).num_special_tokens_to_add(False)
         if self.max_length <= special:
-            raise UserError(
-                f'preprocessing: max_length={self.max_length} leaves no room for text: the tokenizer adds {special} special tokens.'
-            )
+            raise UserError(f'text.max_length={self.max_length} leaves no room for text: the tokenizer adds {special} special tokens.')
         rising = all(a < b for a, b in zip((0, *self.buckets), self.buckets, strict=False))
         if not self.buckets or not rising or self.buckets[-1] != self.max_length:
             raise UserError(
-                f'preprocessing: buckets must be lengths above 0 in rising order, the last of them max_length={self.max_length}, found {self.buckets}.'
+                f'text.buckets must be lengths above 0 in rising order, the last of them max_length={self.max_length}, found {self.buckets}.'
             )
 
     @property
@@ -116,14 +114,14 @@ class TextPreprocessing:
 
 
 @lru_cache(maxsize=8)
-def tokenizer_of(tokenizer: str) -> 'Tokenizer':
+def tokenizer_of(tokenizer: str, where: str = 'tokenizer') -> 'Tokenizer':
     """The tokenizer that JSON describes, shared by all who ask: not to be changed. UserError for JSON that describes none."""
     from tokenizers import Tokenizer
 
     try:
         return Tokenizer.from_str(tokenizer)
     except Exception as error:  # the library raises plain Exceptions
-        raise UserError(f'tokenizer: this is no tokenizer.json that the tokenizers library can read ({error!s:.200}).') from None
+        raise UserError(f'{where}: this is no tokenizer.json that the tokenizers library can read ({error!s:.200}).') from None
 
 
 @lru_cache(maxsize=8)
