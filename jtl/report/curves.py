@@ -37,8 +37,13 @@ def _with_gaps(rows: Sequence[Mapping[str, Any]], key: str, part_of: Callable[[i
     return np.concatenate([steps for steps, _ in drawn]), np.concatenate([values for _, values in drawn])
 
 
-def _smooth(values: np.ndarray) -> np.ndarray:
-    """A centred running mean over about a twentieth of the curve, narrower at its ends."""
+def _smooth(steps: np.ndarray, values: np.ndarray) -> np.ndarray:
+    """A centred running mean over about a twentieth of the curve, narrower at its ends and where a gap of `_with_gaps` is."""
+    gaps = np.flatnonzero(np.isnan(steps))
+    if len(gaps):
+        parts = zip(np.split(steps, gaps), np.split(values, gaps), strict=True)
+        first, *others = [(s[k > 0 :], v[k > 0 :]) for k, (s, v) in enumerate(parts)]
+        return np.concatenate([_smooth(*first), *(part for s, v in others for part in ([math.nan], _smooth(s, v)))])
     reach = max(len(values) // 40, 1)
     windows = (values[max(i - reach, 0) : i + reach + 1] for i in range(len(values)))
     finite = (window[np.isfinite(window)] for window in windows)
@@ -148,7 +153,7 @@ def _curve(
             marker = 'o' if len(steps) <= 40 else None
             if key in ('train/loss', 'grad_norm') and len(steps) > 60:
                 axes.plot(steps, scale * values, color=colour, alpha=0.3, linewidth=0.7)
-                axes.plot(steps, scale * _smooth(values), color=colour, linewidth=1.6, label=label)
+                axes.plot(steps, scale * _smooth(steps, values), color=colour, linewidth=1.6, label=label)
             else:
                 axes.plot(steps, scale * values, color=colour, linewidth=1.6, marker=marker, markersize=3, label=label)
             if baseline.get(key) is not None and math.isfinite(baseline[key]) and last:

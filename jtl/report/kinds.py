@@ -4,11 +4,13 @@ from collections.abc import Callable
 
 import numpy as np
 
+from jtl.report.entities import entity_mistakes
 from jtl.report.examples import worst_errors, worst_mistakes
 from jtl.report.page import Markup, figure, section, tag
 from jtl.report.plots import confusion_plot, reliability_plot, scatter_plot
 from jtl.report.record import RunRecord, SplitOutputs
 from jtl.report.tables import class_table, confused_table, per_label
+from jtl.tasks.entities import entity_report, read_tags, tag_numbers
 from jtl.tasks.metrics import confusion, expected_calibration_error, per_class, reliability, softmax
 
 Section = tuple[str, Markup]
@@ -35,10 +37,11 @@ def classification(record: RunRecord, split: SplitOutputs) -> list[Section]:
 def confusion_of(targets: np.ndarray, predicted: np.ndarray, record: RunRecord, where: str) -> Markup:
     """The matrix, and the classes taken for one another most often, beside it where it is small. Both arrays are (N,) class numbers."""
     matrix = confusion_plot(confusion(targets, predicted, len(record.labels)), record.labels)
-    drawn = figure(matrix, f'True classes as rows, predicted ones as columns, {where}.')
+    drawn = figure(matrix, f'What is true as rows, what is predicted as columns, {where}.')
     confused = confused_table(targets, predicted, record.labels)
     pairs = tag('div', tag('h3', 'Most confused pairs'), confused) if confused else None
-    return tag('div', drawn, pairs, class_='plots' if len(record.labels) <= 12 else None)
+    narrow = len(record.labels) <= 12 and max(map(len, record.labels)) <= 16
+    return tag('div', drawn, pairs, class_='plots' if narrow else None)
 
 
 def multi_label(record: RunRecord, split: SplitOutputs) -> list[Section]:
@@ -71,9 +74,25 @@ def regression(record: RunRecord, split: SplitOutputs) -> list[Section]:
     ]
 
 
+def token_classification(record: RunRecord, split: SplitOutputs) -> list[Section]:
+    """Figures of each type of entity, confusion of the words' tags, sentences with mistakes in them."""
+    scheme, where = record.config.get('task', {}).get('scheme', 'auto'), f'on {split.name}'
+    rows = entity_report(split.outputs, split.targets, record.labels, scheme)
+    predicted, true = tag_numbers(split.outputs, split.targets, read_tags(record.labels, scheme))
+    words = np.asarray(split.targets) >= 0
+    hits = sum(round(row['recall'] * row['support']) for row in rows)
+    lead = f'{hits:,} of {sum(row["support"] for row in rows):,} entities {where} are found with their type and both ends; the weakest types first.'
+    return [
+        section('Entities', class_table(rows, 'type', 'entities'), lead=lead),
+        section('Tags of words', confusion_of(true[words], predicted[words], record, where)),
+        section(f'Entities that are wrong {where}', entity_mistakes(record, split, scheme)),
+    ]
+
+
 SECTIONS: dict[str, Callable[[RunRecord, SplitOutputs], list[Section]]] = {
     'classification': classification,
     'multi_label': multi_label,
     'regression': regression,
+    'token_classification': token_classification,
 }
 """By kind of task. Of language models, as of kinds that are a user's own, the metrics and the curves say everything."""

@@ -143,6 +143,12 @@ img.plot { max-width: 100%; height: auto; display: block; }
 .mistakes img { height: 128px; max-width: 100%; object-fit: contain; image-rendering: auto; } .mistakes img.tiny { image-rendering: pixelated; }
 .said { max-width: 38rem; overflow-wrap: anywhere; }
 .from { color: var(--soft); font-size: .76rem; }
+.sentence { margin: .7rem 0; padding: .5rem .8rem; background: var(--raised); border: 1px solid var(--line); border-radius: 6px; line-height: 1.9; }
+.sentence .line { display: grid; grid-template-columns: 5.2rem 1fr; align-items: baseline; } .sentence .from { line-height: 1.4; }
+.sentence .which { color: var(--soft); font-size: .82rem; }
+mark { color: inherit; background: var(--ground); border: 1px solid var(--line); border-bottom: 3px solid var(--e); border-radius: 4px; padding: 0 .3em; }
+mark small { color: var(--soft); font-size: .72em; margin-left: .45em; } mark.wrong { border-color: var(--e); outline: 1px solid var(--e); font-weight: 600; }
+.e0 { --e: #0072b2; } .e1 { --e: #d55e00; } .e2 { --e: #009e73; } .e3 { --e: #cc79a7; } .e4 { --e: #e69f00; } .e5 { --e: #56b4e9; } .e6 { --e: #b8a800; }
 details { margin: .7rem 0; } summary { cursor: pointer; color: var(--accent); }
 ul.columns { columns: 20rem; } ul.columns li { overflow-wrap: anywhere; }
 ul { padding-left: 1.2rem; margin: .4rem 0; }

@@ -145,8 +145,11 @@ def metric_table(splits: Sequence[Any]) -> Markup:
     return table(headers, list(zip(*columns, strict=True)), numeric=range(1, len(headers)))
 
 
-def class_table(rows: Sequence[Mapping[str, Any]]) -> Markup:
-    """Precision, recall and F1 of each class (rows of `jtl.tasks.metrics.per_class`), the weakest first."""
+def class_table(rows: Sequence[Mapping[str, Any]], what: str = 'class', counted: str = 'examples') -> Markup:
+    """Precision, recall and F1 of each class (rows of `jtl.tasks.metrics.per_class`), the weakest first.
+
+    `what` the rows are, and what is `counted`, head the table.
+    """
     ordered = sorted(rows, key=lambda row: row['f1'])
     cells = [
         [
@@ -157,7 +160,7 @@ def class_table(rows: Sequence[Mapping[str, Any]]) -> Markup:
         ]
         for row in ordered
     ]
-    return table(['class', 'precision', 'recall', 'F1', 'examples', 'predicted'], cells, numeric=range(1, 6))
+    return table([what, 'precision', 'recall', 'F1', counted, 'predicted'], cells, numeric=range(1, 6))
 
 
 def confused_table(targets: np.ndarray, predicted: np.ndarray, labels: Sequence[str], limit: int = 12) -> Markup | None:
