@@ -37,6 +37,15 @@ def images(size: tuple[int, int], n: int = 2, channels: int = 3) -> np.ndarray:
     return np.random.RandomState(0).standard_normal((n, *size, channels)).astype(np.float32)
 
 
+def sentences(vocabulary: int, length: int, padding: int = 0) -> dict[str, np.ndarray]:
+    """`ids`, `mask` and `segments` of four sequences, from full to a single token; no real word is below 3, filling is the word `padding`."""
+    random = np.random.RandomState(0)
+    mask = np.arange(length) < np.array([length, length - 1, length // 2, 1])[:, None]
+    ids = np.where(mask, random.randint(3, vocabulary, mask.shape), padding)
+    second = mask & (np.arange(length) >= np.array([length // 2, 1, length // 2 - 1, 1])[:, None])
+    return {'ids': ids.astype(np.int32), 'mask': mask, 'segments': second.astype(np.int32)}
+
+
 def write(name: str, specs: Mapping[str, tuple[tuple[int, ...], str]], outputs: np.ndarray, packages: tuple[str, ...]) -> None:
     """Writes golden/<name>.npz: `specs` are the original's keys with shape and dtype, `outputs` (n, K) what it gives for `images`."""
     rank = max(len(shape) for shape, _ in specs.values())
