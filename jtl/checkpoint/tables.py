@@ -50,6 +50,30 @@ NATIVE = (_native('jtl', '', ''), _native('jtl in Linen collections', 'params/',
 """Checkpoints under the model's own paths: a run, a bundle, or variables as Linen's `init` returns them."""
 
 
+def without(table: NameTable, part: str) -> NameTable:
+    """The same layout in a file of the bare model, without head: the keys lack `part`, the name that the model has in one with a head.
+
+    It fits wherever `table` does, so it must be tried after that.
+
+    >>> without(NameTable('ResNet', ('resnet.stem.weight',), ()), 'resnet.').detect
+    ('stem.weight',)
+    """
+
+    def bare(value: Any) -> Any:
+        if isinstance(value, tuple):
+            return (bare(value[0]), *value[1:])
+        return value.replace(part, '', 1) if isinstance(value, str) else value
+
+    return replace(
+        table,
+        name=f'{table.name} without head',
+        detect=tuple(map(bare, table.detect)),
+        rules=tuple(replace(rule, value=bare(rule.value)) for rule in table.rules),
+        head=(),
+        shapes=tuple(map(bare, table.shapes)),
+    )
+
+
 def fits(table: NameTable, checkpoint: Checkpoint) -> bool:
     """Whether all of `table.detect` is among the checkpoint's keys, directly or below one common prefix."""
     return prefix_of(table, checkpoint) is not None

@@ -14,7 +14,7 @@ from jax import lax
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
-from jtl.checkpoint.adapt import NameTable
+from jtl.checkpoint.tables import NameTable, without
 from jtl.errors import UserError
 from jtl.models.base import EVAL, Backbone, Features, Mode, Model, Stage, Weights
 from jtl.models.layers import pads
@@ -186,12 +186,14 @@ def _known(depths: tuple[int, ...], width: int) -> list[tuple[NameTable, Preproc
     original = Preprocessing(size=(480, 480))
     # timm evaluates the same weights at 448, the widest at 480; transformers' google/bit-50 is converted from timm's.
     timm = Preprocessing(size=(480, 480) if width >= 256 else (448, 448))
+    transformers = _transformers(len(depths))
     return [
         (_npz(max(depths), (('resnet/head/conv2d/kernel', (1, 1, features, 21843)),)), PRETRAINED),
         (_npz(max(depths)), original),
         (_timm(len(depths), (('head.fc.weight', (21843, features, 1, 1)),)), PRETRAINED),
         (_timm(len(depths)), timm),
-        (_transformers(len(depths)), timm),
+        (transformers, timm),
+        (without(transformers, 'bit.'), timm),
     ]
 
 

@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 from jax.typing import DTypeLike
 
-from jtl.checkpoint.adapt import NameTable
+from jtl.checkpoint.tables import NameTable, without
 from jtl.errors import UserError
 from jtl.models.base import EVAL, Backbone, Features, Mode, Model, Stage, Weights
 from jtl.models.layers import DepthwiseConv, stochastic_depth
@@ -164,11 +164,13 @@ def convnext(
 
     fb = for_channels(FB, image_channels)
     torchvision = for_channels(Preprocessing((224, 224), FB.mean, FB.std, interpolation='bilinear', crop=224 / short_side), image_channels)
+    hugging_face = _hugging_face(len(depths))
     weights = (
         Weights(_torchvision(len(depths)), torchvision, licence='BSD-3-Clause'),
         Weights(_timm(len(depths)), fb, licence='Apache-2.0'),
         Weights(_original(len(depths)), fb, licence='MIT'),
-        Weights(_hugging_face(len(depths)), fb, licence='Apache-2.0'),
+        Weights(hugging_face, fb, licence='Apache-2.0'),
+        Weights(without(hugging_face, 'convnext.'), fb, licence='Apache-2.0'),
     )
     return Model(Backbone(stages=tuple(stages)), inputs, fb, weights)
 

@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 from jax.typing import DTypeLike
 
-from jtl.checkpoint.adapt import NameTable
+from jtl.checkpoint.tables import NameTable, without
 from jtl.errors import UserError
 from jtl.models import mbconv_names as names
 from jtl.models.base import Backbone, Model, Stage, Weights, weights_for_channels
@@ -174,11 +174,12 @@ def _torch_weights(scale: Variant, named: list[names.Names]) -> tuple[Weights, .
 
 def _tensorflow_weights(scale: Variant, named: list[names.Names]) -> tuple[Weights, ...]:
     # google/efficientnet-b0 to -b3: the whole picture squeezed to the size, nearest pixels. Its processor divides twice by the root of std.
-    hugging_face = _imagenet(scale.size, 1.0, 'nearest')
+    squeezed, hugging_face = _imagenet(scale.size, 1.0, 'nearest'), _hugging_face(named)
     # timm: tf_efficientnet_b<n>.ns_jft_in1k, .aa_in1k and .in1k. (.ap_in1k wants mean and std 127.5: config.preprocessing.)
     # Keras: its models do the same inside (Rescaling, Normalization with a variance of std, Rescaling by the root of 1 / std).
     return (
-        Weights(_hugging_face(named), hugging_face, licence='Apache-2.0'),
+        Weights(hugging_face, squeezed, licence='Apache-2.0'),
+        Weights(without(hugging_face, 'efficientnet.'), squeezed, licence='Apache-2.0'),
         Weights(_timm(named), _original(scale), licence='Apache-2.0'),
         *(Weights(table, _original(scale), licence='Apache-2.0') for table in _keras(named)),
     )

@@ -13,6 +13,7 @@ import jax
 import jax.numpy as jnp
 from jax.typing import DTypeLike
 
+from jtl.checkpoint.tables import without
 from jtl.errors import UserError
 from jtl.models import resnet_names as names
 from jtl.models.base import EVAL, Backbone, Features, Mode, Model, Stage, Weights, weights_for_channels
@@ -146,10 +147,13 @@ def resnet(
     Raises:
       UserError: an option out of its range.
     """
+    torch, flax = names.hugging_face(len(depths)), names.hugging_face_flax(len(depths), bottleneck)
     weights = (
         Weights(names.TORCH, IMAGENET),  # torchvision's are BSD-3-Clause, timm's Apache-2.0
-        Weights(names.hugging_face(len(depths)), HUGGING_FACE, licence='Apache-2.0'),
-        Weights(names.hugging_face_flax(len(depths), bottleneck), HUGGING_FACE, licence='Apache-2.0'),
+        *(
+            Weights(table, HUGGING_FACE, licence='Apache-2.0')
+            for table in (torch, without(torch, 'resnet.'), flax, without(flax, 'resnet/'))
+        ),
     )
     kinds: dict[str, Any] = {'bn_momentum': bn_momentum, 'dtype': dtype, 'param_dtype': param_dtype}
     block = partial(Block, bottleneck=bottleneck, zero_init=zero_init_residual, **kinds)

@@ -29,8 +29,8 @@ def test_sizes_are_those_published(name, side):
     assert sum(int(np.prod(leaf.shape)) for leaf in params.values()) + (width + 1) * 1000 == SIZES[name]
     assert not stats
     assert params['backbone/layer_3_0/depthwise/kernel'].shape == (7, 7, 1, width // 2)
-    assert [round(224 / w.preprocessing.crop) for w in model.weights] == [side, 256, 256, 256]
-    assert [w.preprocessing.interpolation for w in model.weights] == ['bilinear', 'bicubic', 'bicubic', 'bicubic']
+    assert [round(224 / w.preprocessing.crop) for w in model.weights] == [side, *[256] * 4]
+    assert [w.preprocessing.interpolation for w in model.weights] == ['bilinear', *['bicubic'] * 4]
 
 
 def _fill(init, *inputs):

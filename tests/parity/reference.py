@@ -12,6 +12,7 @@ import torch
 
 import jtl
 from jtl.data.base import Data, Split
+from jtl.models.base import unflatten
 from jtl.tasks.base import HEAD
 
 # torchvision's compiled operators need the CUDA build of torch; its models do not need them. Declared, it imports without.
@@ -80,6 +81,46 @@ def outputs(experiment: Any, x: np.ndarray) -> np.ndarray:
     leaves = jtl.load_leaves(experiment)
     run = jax.jit(lambda leaves, x: experiment.net.apply(leaves, {'image': x}, heads=[HEAD])[0][HEAD])
     return np.asarray(run(leaves, x))
+
+
+def pooled(experiment: Any, x: np.ndarray) -> np.ndarray:
+    """jtl's features (n, D) behind the pooling of the task."""
+    leaves = jtl.load_leaves(experiment)
+    found = {kind: unflatten({path: leaves[path] for path in paths}, 'backbone') for kind, paths in _collections(experiment.net).items()}
+    return np.asarray(jax.jit(experiment.net.backbone.apply)(found, {'image': x})['pooled'])
+
+
+def check_bare(path: Any, original: Any, model: dict, size: tuple[int, int], tolerance: float = 1e-5) -> float:
+    """A model of transformers without a head, saved by it: nothing of the backbone is new, and pooled features are equal.
+
+    Args:
+      path: a folder to save in.
+      original: such as a ResNetModel, with weights at random.
+      model: the config's `model` section.
+      size: of the pictures.
+      tolerance: of the features.
+
+    Returns:
+      The largest difference, which it prints too.
+    """
+    original.save_pretrained(path)
+    built = experiment(str(path), model, classes=2, size=size, head='new')
+    fresh = {leaf.path for leaf in built.plan.leaves if leaf.status == 'new'}
+    assert fresh == {'heads/main/output/kernel', 'heads/main/output/bias'}, fresh
+    x = images(size)
+    with torch.no_grad():
+        wanted = original(torch.from_numpy(np.ascontiguousarray(x.transpose(0, 3, 1, 2)))).pooler_output.flatten(1).numpy()
+    found = pooled(built, x)
+    assert found.shape == wanted.shape and float(np.abs(wanted[0] - wanted[1]).max()) > 0.05, 'two pictures give the same'
+    difference = float(np.abs(found - wanted).max())
+    print(f'largest difference {difference:.2e} of features up to {np.abs(wanted).max():.2f}')
+    assert difference <= tolerance, difference
+    return difference
+
+
+def _collections(net: Any) -> dict[str, list[str]]:
+    paths = {'params': net.params, 'batch_stats': net.stats}
+    return {kind: [path for path in paths[kind] if path.startswith('backbone/')] for kind in paths if paths[kind]}
 
 
 def check(experiment: Any, x: np.ndarray, wanted: np.ndarray, *, new: tuple[str, ...] = (), tolerance: float = 1e-4) -> float:

@@ -45,6 +45,11 @@ def test_transformers_safetensors(tmp_path):
     _compare(tmp_path / 'model.safetensors', original)
 
 
+def test_transformers_without_head(tmp_path):
+    original = reference.randomise(_make('transformers').bit)
+    reference.check_bare(tmp_path, original, {'name': 'bit_resnet50x1', 'depths': DEPTHS, 'width': WIDTH}, SIZE)
+
+
 @pytest.mark.parametrize('classes', [5, 21843])
 def test_npz_as_timm_reads_it(tmp_path, classes):
     model = _make('timm', classes)

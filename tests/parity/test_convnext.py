@@ -89,3 +89,10 @@ def test_transformers_safetensors(tmp_path):
     original = _randomise(transformers.ConvNextForImageClassification(config))
     original.save_pretrained(tmp_path)
     _compare(tmp_path / 'model.safetensors', original)
+
+
+def test_transformers_without_head(tmp_path):
+    transformers = pytest.importorskip('transformers')
+    config = transformers.ConvNextConfig(hidden_sizes=[8, 16, 32, 64], depths=[1, 2, 1, 1])
+    original = _randomise(transformers.ConvNextModel(config))
+    reference.check_bare(tmp_path, original, {'name': 'convnext_tiny', **TINY}, SIZE)

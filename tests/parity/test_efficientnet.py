@@ -86,6 +86,15 @@ def test_transformers_safetensors(tmp_path):
     _compare(tmp_path / 'model.safetensors', 'tf_efficientnet_b0', original, (76, 44))
 
 
+def test_transformers_without_head(tmp_path):
+    transformers = pytest.importorskip('transformers')
+    config = transformers.EfficientNetConfig(
+        width_coefficient=TINY['width'], depth_coefficient=TINY['depth'], hidden_dim=640, depthwise_padding=[2, 7]
+    )
+    original = _randomise(transformers.EfficientNetModel(config))
+    reference.check_bare(tmp_path, original, {'name': 'tf_efficientnet_b0', **TINY}, (76, 44))
+
+
 def test_a_checkpoint_of_the_other_lineage_is_refused_where_its_keys_tell(tmp_path):
     models = pytest.importorskip('torchvision.models.efficientnet')
     torch.save(models.efficientnet_b0().state_dict(), tmp_path / 'model.pth')

@@ -54,6 +54,16 @@ def test_transformers_safetensors(tmp_path, kind):
     _compare(tmp_path / 'model.safetensors', name, original, depths=depths, width=width)
 
 
+@pytest.mark.parametrize('kind', ['basic', 'bottleneck'])
+def test_transformers_without_head(tmp_path, kind):
+    transformers = pytest.importorskip('transformers')
+    hidden = [8 * (4 if kind == 'bottleneck' else 1) * 2**i for i in range(3)]
+    config = transformers.ResNetConfig(embedding_size=8, hidden_sizes=hidden, depths=[2, 1, 1], layer_type=kind)
+    original = reference.randomise(transformers.ResNetModel(config))
+    name = 'resnet18' if kind == 'basic' else 'resnet50'
+    reference.check_bare(tmp_path, original, {'name': name, 'depths': (2, 1, 1), 'width': 8}, SIZE)
+
+
 @pytest.mark.parametrize('kind', ['h5', 'weights.h5', 'keras', 'legacy'])
 def test_keras_files(tmp_path, kind):
     """Two groups of its own blocks, so that the file is small; the stem is always 64 wide."""
