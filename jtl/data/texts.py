@@ -148,8 +148,8 @@ def texts_digest(texts: Iterable[str]) -> bytes:
 
 
 def _encoded(text: str, name_of: Callable[[int], str], index: int) -> bytes:
-    """In UTF-8. UnreadableError where that cannot be: JSON can spell half a surrogate pair."""
+    """In UTF-8. UnreadableError where that cannot be: JSON can spell half a surrogate pair, and a source may escape bytes as such halves."""
     try:
         return text.encode()
     except UnicodeEncodeError as error:
-        raise UnreadableError(f'{name_of(index)}: no Unicode text, it holds half a surrogate pair ({text[error.start]!a}).') from None
+        raise UnreadableError(f'{name_of(index)}: no Unicode text, it holds {text[error.start]!a}.') from None

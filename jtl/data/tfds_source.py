@@ -1,7 +1,7 @@
 """TFDS data sets, read without TensorFlow: array_record files by random access through `tfds.data_source`."""
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,6 +11,7 @@ from etils import epath
 
 from jtl.data.base import Data, Example, Split, fingerprint, pixels_digest, take
 from jtl.data.images import decode, verify
+from jtl.data.texts import Texts
 from jtl.data.tfds_prepare import conversion, first_line, preparation, prepare, quiet
 from jtl.errors import UserError, did_you_mean
 
@@ -86,14 +87,16 @@ def from_builder(builder: Any, section: Mapping[str, Any]) -> Data:
     """The data of a prepared `tfds.core.DatasetBuilder`.
 
     The image is `data.image_key`, or the supervised key, or the only image; the label likewise. A ClassLabel gives classes, a
-    Sequence of ClassLabel gives multi-label targets, a number or vector gives values.
+    Sequence of ClassLabel gives multi-label targets, a number or vector gives values. A data set without images, or one whose
+    `data.text_key` is given, is one of texts, which are found likewise; `data.pair_key` is the second text of pairs.
 
     Raises:
-      UserError: not in a random-access format, or no feature that can be the image or the label.
+      UserError: not in a random-access format, or no feature that can be the image, the text or the label.
     """
     name, features = builder.info.full_name, builder.info.features
-    image_key = _key(builder, section, 'image_key', 0, [k for k, f in features.items() if isinstance(f, tfds.features.Image)])
     label_key = _key(builder, section, 'label_key', 1, [k for k, f in features.items() if _class_label(f) is not None])
+    text_keys = _text_keys(builder, section, label_key)
+    image_key = '' if text_keys else _key(builder, section, 'image_key', 0, _images(features))
     class_label = _class_label(features[label_key])
     labels = tuple(class_label.names) if class_label is not None and class_label.num_classes else ()
     # Pictures stay encoded, so that labels are read without decoding any; those of other features are never decoded. Float pictures are
@@ -111,8 +114,10 @@ def from_builder(builder: Any, section: Mapping[str, Any]) -> Data:
                 f'data: {name} in {builder.data_path} is prepared as {builder.info.file_format.value}, which only TensorFlow reads. Add array_record '
                 f'files, once, where TensorFlow and apache-beam are installed: {conversion(str(builder.data_path))}'
             ) from None
-        targets = _targets(source, label_key, class_label)
-        whole = Split(TfdsExamples(source, image_key, targets, found[0]), targets, f'{found[0]}[{{}}]'.format)
+        columns = _columns(source, (label_key, *text_keys))
+        targets, name_of = _targets(columns[0], label_key, class_label), f'{found[0]}[{{}}]'.format
+        examples = _texts(columns[1:], targets, name_of) if text_keys else TfdsExamples(source, image_key, targets, found[0])
+        whole = Split(examples, targets, name_of)
         if class_label is not None and targets.ndim == 1 and targets.min() < 0:  # TFDS's sign for "label not published"
             known = np.flatnonzero(targets >= 0)
             notes.append(f'{found[0]}: {len(targets) - len(known)} of {len(targets)} examples have no label and are left out.')
@@ -125,7 +130,8 @@ def from_builder(builder: Any, section: Mapping[str, Any]) -> Data:
     unused = [n for n in builder.info.splits if not any(n in names for names in SPLIT_NAMES.values())]
     if unused:
         notes.append(f'splits of {name} that are left out: {", ".join(unused)}.')
-    content = repr((name, image_key, label_key, [builder.info.splits[s].num_bytes for s in sorted(builder.info.splits)]))
+    sizes = [builder.info.splits[s].num_bytes for s in sorted(builder.info.splits)]
+    content = repr((name, *(text_keys or (image_key,)), label_key, sizes))
     return Data(splits, labels, tuple(notes), fingerprint(splits, labels, content))
 
 
@@ -154,6 +160,29 @@ def _builder(name: str, data_dir: epath.Path) -> Any:
         raise UserError(f'data.name: {name} cannot be opened: {first_line(error)}') from None
 
 
+def _images(features: Mapping[str, Any]) -> list[str]:
+    return [key for key, feature in features.items() if isinstance(feature, tfds.features.Image)]
+
+
+def _text_keys(builder: Any, section: Mapping[str, Any], label_key: str) -> tuple[str, ...]:
+    """The features of the text and, where there are pairs, of the second; () for a data set of images."""
+    features = builder.info.features
+    texts = [key for key, feature in features.items() if _is_text(feature) and key != label_key]
+    wanted = [field for field in ('text_key', 'pair_key') if section.get(field)]
+    if not wanted and (section.get('image_key') or _images(features) or not texts):
+        return ()
+    keys = {field: _key(builder, section, field, 0, texts) for field in dict.fromkeys(('text_key', *wanted))}
+    for field, key in keys.items():
+        if key not in texts:
+            raise UserError(f'data.{field}: the feature {key!r} of {builder.info.full_name} is no text but {type(features[key]).__name__}.')
+    return tuple(keys.values())
+
+
+def _is_text(feature: Any) -> bool:
+    """Whether a feature is one string: `features.Text`, or `np.str_` by another name."""
+    return isinstance(feature, tfds.features.Tensor) and feature.shape == () and feature.np_dtype == np.object_
+
+
 def _key(builder: Any, section: Mapping[str, Any], field: str, place: int, candidates: list[str]) -> str:
     """The feature named by `data.<field>`, or the supervised key, or the only candidate."""
     features, name = builder.info.features, builder.info.full_name
@@ -167,7 +196,7 @@ def _key(builder: Any, section: Mapping[str, Any], field: str, place: int, candi
         return supervised[place]
     if len(candidates) == 1:
         return candidates[0]
-    what = 'image' if place == 0 else 'label'
+    what = field.removesuffix('_key')
     listed = ', '.join(f'{key} ({type(feature).__name__})' for key, feature in features.items())
     raise UserError(f'data.{field}: {name} has {len(candidates)} features that could be the {what}; name one of its features: {listed}.')
 
@@ -178,10 +207,23 @@ def _class_label(feature: Any) -> Any:
     return inner if isinstance(inner, tfds.features.ClassLabel) else None
 
 
-def _targets(source: Any, label_key: str, class_label: Any) -> np.ndarray:
-    rows = []
+def _columns(source: Any, keys: Sequence[str]) -> list[list[Any]]:
+    """The features `keys` of every example, a list each."""
+    columns: list[list[Any]] = [[] for _ in keys]
     for first in range(0, len(source), 1024):  # many at once: four times as fast as one by one
-        rows += [row[label_key] for row in source.__getitems__(range(first, min(first + 1024, len(source))))]
+        for row in source.__getitems__(range(first, min(first + 1024, len(source)))):
+            for column, key in zip(columns, keys, strict=True):
+                column.append(row[key])
+    return columns
+
+
+def _texts(columns: Sequence[Sequence[bytes]], targets: np.ndarray, name_of: Callable[[int], str]) -> Texts:
+    """The examples of one or two columns. What is no UTF-8 is escaped, so that reading that example says so, as it does for damaged pictures."""
+    text, *pair = (tuple(raw.decode('utf-8', 'surrogateescape').strip() for raw in column) for column in columns)
+    return Texts(text, pair[0] if pair else (), targets, name_of)
+
+
+def _targets(rows: Sequence[Any], label_key: str, class_label: Any) -> np.ndarray:
     if class_label is None:
         try:
             return np.array(rows, np.float32)

@@ -1,7 +1,7 @@
 """Stock TFDS builders, fed archives in their published layout, are prepared and read without TensorFlow.
 
-What was found with TFDS 4.9.10, TensorFlow absent: beans (pictures, three .zip) and ag_news_subset (text, a .tar.gz) need it only to
-open the archive, which jtl does itself. mnist cannot be prepared: its definition opens files with tf.io.gfile (and gives its
+What was found with TFDS 4.9.10, TensorFlow absent: beans (pictures, three .zip), ag_news_subset, imdb_reviews (.tar.gz) and glue (.zip,
+.tsv) need it only to open the archive, which jtl does itself. mnist cannot be prepared: its definition opens files with tf.io.gfile (and gives its
 pictures as arrays, which TFDS encodes with tf.image).
 """
 
@@ -16,12 +16,10 @@ import zipfile
 import numpy as np
 import pytest
 import tensorflow_datasets as tfds
-from etils import epath
 from PIL import Image
 from tensorflow_datasets.core.download import checksums
 
 from jtl.data import load_data
-from jtl.data.tfds_prepare import prepare
 from jtl.errors import UserError
 
 
@@ -86,15 +84,71 @@ def test_text_ag_news(tmp_path, monkeypatch):
     builder = tfds.builder('ag_news_subset', data_dir=tmp_path)
     place(monkeypatch, builder, tmp_path, {'ag_news_csv.tar.gz': file.getvalue()})
 
-    prepare('ag_news_subset', epath.Path(tmp_path))
+    section = {'name': 'ag_news_subset', 'root': str(tmp_path), 'validation': 0.0}
+    pairs = load_data({**section, 'text_key': 'title', 'pair_key': 'description', 'download': True})
 
+    assert pairs.labels == ('World', 'Sports', 'Business', 'Sci/Tech')
     for split, lines in rows.items():
-        source = tfds.data_source('ag_news_subset', split=split, data_dir=tmp_path)
-        found = {(str(r['label'] + 1), r['title'].decode(), r['description'].decode()) for r in source}
-        assert found == set(lines)
-    assert builder.info.features['label'].names == ['World', 'Sports', 'Business', 'Sci/Tech']
-    with pytest.raises(UserError, match=r'data.image_key: ag_news_subset/1.0.0 has 0 features .* description \(Text\)'):
-        load_data({'name': 'ag_news_subset', 'root': str(tmp_path)})
+        read = [pairs.splits[split].examples[k] for k in range(len(lines))]
+        assert {(str(r['label'] + 1), r['text'], r['pair']) for r in read} == set(lines)
+    alone = load_data(section)  # the supervised keys: description and label
+    assert {alone.splits['train'].examples[k]['text'] for k in range(2)} == {'Stocks rose, "widely".', 'They met.'}
+    assert 'pair' not in alone.splits['train'].examples[0] and alone.fingerprint != pairs.fingerprint
+
+
+def test_text_imdb_reviews(tmp_path, monkeypatch):
+    reviews = {'train/pos/0_9': 'Great.', 'train/neg/1_2': 'Naïve<br />film.', 'train/unsup/0_0': 'Unread.', 'test/neg/0_1': 'No.'}
+    file = io.BytesIO()
+    with tarfile.open(fileobj=file, mode='w:gz') as archive:
+        for name, text in reviews.items():
+            member = tarfile.TarInfo(f'aclImdb/{name}.txt')
+            member.size = len(text.encode())
+            archive.addfile(member, io.BytesIO(text.encode()))
+    place(monkeypatch, tfds.builder('imdb_reviews', data_dir=tmp_path), tmp_path, {'aclImdb_v1.tar.gz': file.getvalue()})
+
+    data = load_data({'name': 'imdb_reviews', 'root': str(tmp_path), 'download': True, 'validation': 0.0})
+
+    assert data.labels == ('neg', 'pos') and 'splits of imdb_reviews/plain_text/1.0.0 that are left out: unsupervised.' in data.notes
+    train, test = data.splits['train'], data.splits['test']
+    assert {(train.examples[k]['text'], int(train.targets[k])) for k in range(2)} == {('Great.', 1), ('Naïve<br />film.', 0)}
+    assert test.examples[0] == {'text': 'No.', 'label': 0} and test.name_of(0) == 'test[0]'
+
+
+def test_text_pairs_of_glue_mrpc(tmp_path, monkeypatch):
+    head = 'Quality\t#1 ID\t#2 ID\t#1 String\t#2 String\n'
+    archives = {
+        'msr_paraphrase_train.txt': f'\ufeff{head}1\t7\t8\tHe "spoke .\tHe said so .\n0\t5\t6\tOne .\tTwo .\n'.encode(),
+        'msr_paraphrase_test.txt': f'\ufeff{head}1\t1\t2\tA .\tB .\n'.encode(),
+        'data_mrpc_dev_ids.tsv': b'5\t6\n',
+    }
+    place(monkeypatch, tfds.builder('glue/mrpc', data_dir=tmp_path), tmp_path, archives)
+    section = {'name': 'glue/mrpc', 'root': str(tmp_path), 'test': 0.0}
+    data = load_data({**section, 'text_key': 'sentence1', 'pair_key': 'sentence2', 'download': True})
+    assert data.splits['train'].examples[0] == {'text': 'He "spoke .', 'pair': 'He said so .', 'label': 1}
+    assert data.splits['validation'].examples[0] == {'text': 'One .', 'pair': 'Two .', 'label': 0}
+    assert data.labels == ('not_equivalent', 'equivalent') and list(data.splits) == ['train', 'validation']
+    with pytest.raises(
+        UserError, match=r'data.text_key: glue/mrpc/2.0.0 has 2 features that could be the text; name one .* sentence1 \(Text\)'
+    ):
+        load_data(section)
+    with pytest.raises(UserError, match=r"data.pair_key: the feature 'idx' of glue/mrpc/2.0.0 is no text but Tensor\."):
+        load_data({**section, 'text_key': 'sentence1', 'pair_key': 'idx'})
+
+
+def test_text_glue_sst2(tmp_path, monkeypatch):
+    file = io.BytesIO()
+    with zipfile.ZipFile(file, 'w') as archive:
+        archive.writestr('SST-2/train.tsv', 'sentence\tlabel\nhide "new secretions \t0\ncontains wit\t1\n')
+        archive.writestr('SST-2/dev.tsv', 'sentence\tlabel\na charm\t1\n')
+        archive.writestr('SST-2/test.tsv', 'index\tsentence\n0\tunknown\n')
+    place(monkeypatch, tfds.builder('glue/sst2', data_dir=tmp_path), tmp_path, {'SST-2.zip': file.getvalue()})
+    data = load_data({'name': 'glue/sst2', 'root': str(tmp_path), 'download': True, 'test': 0.0})
+    read = {
+        split: [(e['text'], int(e['label'])) for e in map(found.examples.__getitem__, range(len(found)))]
+        for split, found in data.splits.items()
+    }
+    assert sorted(read['train']) == [('contains wit', 1), ('hide "new secretions', 0)] and read['validation'] == [('a charm', 1)]
+    assert data.labels == ('negative', 'positive') and data.notes == ('test: 1 of 1 examples have no label and are left out.',)
 
 
 def test_mnist_needs_tensorflow_to_encode_its_arrays(tmp_path, monkeypatch):
