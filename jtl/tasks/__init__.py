@@ -17,6 +17,9 @@ TASKS = {
     'classification': 'jtl.tasks.classification:classification',
     'multi_label': 'jtl.tasks.multi_label:multi_label',
     'regression': 'jtl.tasks.regression:regression',
+    'token_classification': 'jtl.tasks.token_classification:token_classification',
+    'masked_lm': 'jtl.tasks.masked_lm:masked_lm',
+    'causal_lm': 'jtl.tasks.causal_lm:causal_lm',
 }
 
 _FROM_DATA = ('labels', 'target_shape', 'class_counts', 'text')  # what the data say, never the config
@@ -43,7 +46,6 @@ def build_task(
       target_shape: the shape of one example's target, `data.splits['train'].targets.shape[1:]`; None where there are no data (a
         bundle), and `labels` are those of the task that was trained.
       class_counts: training examples of each class, in the order of `labels`; None where there are no data or no classes.
-
       text: how the data's texts are read (its ids are what a language model predicts); None for pictures.
 
     Raises:

@@ -55,7 +55,8 @@ def classification(
     if target_shape not in (None, ()):
         raise UserError(
             f'task.name: classification reads one class number for each example, the targets have shape {target_shape}. '
-            'For several labels at once use task.name=multi_label, for values task.name=regression.'
+            'For several labels at once use task.name=multi_label, for values task.name=regression, for tags of words '
+            'task.name=token_classification.'
         )
     smoothing = fraction('label_smoothing', label_smoothing)
     weights = weights_of_classes(class_weights, labels, class_counts)

@@ -3,17 +3,28 @@ import sys
 
 import numpy as np
 import pytest
+from tiny_text import tiny_text
 
 from jtl.errors import UserError
 from jtl.tasks import TASKS, build_task
 
 ABC = ('a', 'b', 'c')
+TAGS = ('O', 'B-x', 'I-x')
+OF_EXAMPLES = ('classification', 'multi_label', 'regression')
+LANGUAGE_MODELS = ('masked_lm', 'causal_lm')
 
 
 def test_each_name_in_the_table_builds_a_task_of_that_kind():
-    for name in TASKS:
+    assert set(TASKS) == {*OF_EXAMPLES, 'token_classification', *LANGUAGE_MODELS}
+    for name in OF_EXAMPLES:
         task = build_task({'name': name}, ABC)
         assert (task.kind, task.labels, task.head.outputs) == (name, ABC, 3)
+    task = build_task({'name': 'token_classification'}, TAGS, (7,))
+    assert (task.kind, task.labels, task.head.outputs) == ('token_classification', TAGS, 3)
+    for name in LANGUAGE_MODELS:
+        for labels in ((), ABC):  # what the data are labelled with is not read
+            task = build_task({'name': name}, labels, text=tiny_text(words=20))
+            assert (task.kind, task.labels, task.head.vocabulary) == (name, (), 20)
 
 
 def test_options_reach_the_task_and_its_head():
@@ -80,6 +91,9 @@ def test_wrong_options_are_one_clear_message(section, message):
         ('multi_label', (), (3,), 'names none'),
         ('regression', ABC, (), r'finds 1 value.* names 3 labels'),
         ('regression', (), (2, 2), r'shape \(2, 2\)'),
+        ('classification', TAGS, (7,), r'shape \(7,\)\. .*token_classification'),
+        ('token_classification', TAGS, (), r'shape \(\)\. .*classification'),
+        ('token_classification', ABC, (7,), r'the data have a, b, c'),
     ],
 )
 def test_targets_that_do_not_fit_the_task_are_refused(name, labels, shape, message):
@@ -95,22 +109,32 @@ def test_regression_names_its_values_and_is_rebuilt_from_the_names(shape, labels
     assert (again.labels, again.head) == (task.labels, task.head)
 
 
-@pytest.mark.parametrize('name', list(TASKS))
+def targets_of(name, n):
+    rng = np.random.default_rng(1)
+    shapes = {'classification': (n,), 'token_classification': (n, 4)}
+    targets = rng.integers(0, 3 if name in shapes else 2, shapes.get(name, (n, 3)))
+    return targets.astype(np.float32 if name in ('multi_label', 'regression') else np.int32)
+
+
+@pytest.mark.parametrize('name', [*OF_EXAMPLES, 'token_classification'])
 def test_evaluate_and_baseline_give_the_same_finite_metrics(name):
-    task = build_task({'name': name}, ABC)
-    rng = np.random.default_rng(0)
-    targets = rng.integers(0, 3, 20) if name == 'classification' else rng.integers(0, 2, (20, 3)).astype(np.float32)
-    metrics = task.evaluate(rng.normal(size=(20, 3)).astype(np.float32), targets)
-    baseline = task.baseline(targets, targets)
+    task = build_task({'name': name}, TAGS)
+    targets = targets_of(name, 20)
+    outputs = np.random.default_rng(0).normal(size=(20, 4, 3) if name == 'token_classification' else (20, 3)).astype(np.float32)
+    metrics, baseline = task.evaluate(outputs, targets), task.baseline(targets, targets)
     assert metrics.keys() == baseline.keys() and task.primary in metrics
     assert all(type(v) is float and np.isfinite(v) for v in [*metrics.values(), *baseline.values()])
 
 
 @pytest.mark.parametrize('name', list(TASKS))
 def test_a_split_without_examples_has_no_metrics(name, recwarn):
-    task = build_task({'name': name}, ABC)
-    some, none = (np.zeros(2, int), np.zeros(0, int)) if name == 'classification' else (np.ones((2, 3)), np.ones((0, 3)))
-    assert task.evaluate(np.zeros((0, 3), np.float32), none) == {} == task.baseline(some, none)
+    task = build_task({'name': name}, TAGS, text=tiny_text())
+    some, none = targets_of(name, 2), targets_of(name, 0)
+    assert (
+        task.evaluate(np.zeros((0, 4, 3) if name == 'token_classification' else (0, 3), np.float32), none)
+        == {}
+        == task.baseline(some, none)
+    )
     task.baseline(none, some)
     assert not recwarn
 
