@@ -49,11 +49,11 @@ class Embeddings(nn.Module):
         rest = {name: value for name, value in features.items() if name not in ('ids', 'segments')}
         kinds: dict[str, Any] = {'dtype': self.dtype, 'param_dtype': self.param_dtype}
         table = partial(nn.Embed, features=self.width, embedding_init=_init, **kinds)
-        x = table(self.vocab_size, name='word')(features['ids'])
+        x = table(num_embeddings=self.vocab_size, name='word')(features['ids'])
         if self.segments:
             kind = features['segments'] if self.segments > 1 else jnp.zeros((1, 1), jnp.int32)
-            x += table(self.segments, name='segment')(kind)
-        x += table(self.positions + self.first_position, name='position')(self._rows(features['mask']))
+            x += table(num_embeddings=self.segments, name='segment')(kind)
+        x += table(num_embeddings=self.positions + self.first_position, name='position')(self._rows(features['mask']))
         x = nn.LayerNorm(self.epsilon, name='norm', **kinds)(x)
         return rest | {'tokens': nn.Dropout(self.dropout, deterministic=not mode.train)(x)}
 
@@ -76,13 +76,14 @@ class Attention(nn.Module):
 
     @nn.compact
     def __call__(self, x: Float[Array, 'b t d'], mask: Bool[Array, 'b t'], mode: Mode = EVAL) -> Float[Array, 'b t d']:
-        """What every token gathers from the real ones; softmax in float32. Where none is real, the mean of all: finite, and read by nobody."""
+        """What every token gathers from the real ones; softmax in float32. Where none is real, the mean of all: finite, read by nobody."""
         dense = partial(nn.Dense, x.shape[-1], kernel_init=_init, dtype=self.dtype, param_dtype=self.param_dtype)
         size = x.shape[-1] // self.heads
         q, k, v = (dense(name=name)(x).reshape(*x.shape[:2], self.heads, size) for name in ('query', 'key', 'value'))
-        scores = jnp.einsum('bqhd,bkhd->bhqk', q, k, preferred_element_type=jnp.float32) * size**-0.5
-        weights = jax.nn.softmax(jnp.where(mask[:, None, None], scores, jnp.finfo(jnp.float32).min))
-        weights = nn.Dropout(self.dropout, deterministic=not mode.train)(weights).astype(v.dtype)
+        wide = jnp.promote_types(self.dtype, jnp.float32)
+        scores = jnp.einsum('bqhd,bkhd->bhqk', q, k, preferred_element_type=wide) * size**-0.5
+        weights = jax.nn.softmax(jnp.where(mask[:, None, None], scores, jnp.finfo(wide).min)).astype(v.dtype)
+        weights = nn.Dropout(self.dropout, deterministic=not mode.train)(weights)
         return dense(name='out')(jnp.einsum('bhqk,bkhd->bqhd', weights, v).reshape(x.shape))
 
 
