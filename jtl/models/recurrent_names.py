@@ -30,7 +30,9 @@ def _table(name: str, layers: int, bidirectional: bool, rnn: str = '', embedding
             rules.append((f'{path}/kernel', (rf'{rnn}weight_{theirs}_l\1{end}', _SWAP)))
             rules.append((f'{path}/bias', rf'{rnn}bias_{theirs}_l\1{end}'))
     head = _EMBEDDINGS.get(embedding)
-    heads = [(r'heads/[^/]+/output/kernel', (f'{head}.weight', _SWAP)), (r'heads/[^/]+/output/bias', f'{head}.bias')] if head else []
+    heads: list[tuple[str, Any]] = []
+    if head:
+        heads = [(r'heads/[^/]+/output/kernel', (f'{head}.weight', _SWAP)), (r'heads/[^/]+/(?:output/)?bias', f'{head}.bias')]
     detect = [f'{embedding}.weight'] if embedding else []
     detect += [f'{rnn}weight_hh_l0', *([f'{rnn}weight_hh_l{layers - 1}_reverse'] if bidirectional else [])]
     return NameTable(
