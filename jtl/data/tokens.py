@@ -225,7 +225,8 @@ def _word_rows(encoder: 'Tokenizer', raw: Sequence[Example | None], preprocessin
             again = [unknown if k < reached and k not in first else word for k, word in enumerate(words)]
             encoding = encoder.encode(again, is_pretokenized=True)
             first = _first_tokens(encoding)
-        starts = [first.get(k, -1) for k in range(min(len(words), preprocessing.max_length))]
+        room = preprocessing.max_length if encoding.overflowing else len(encoding.ids)
+        starts = [first.get(k, -1) for k in range(min(len(words), room))]
         rows.append(_row(encoding, starts, len(words) - len(first)))
     return rows
 
