@@ -101,11 +101,16 @@ def take(split: Split, indices: np.ndarray) -> Split:
 
 
 def content_digest(examples: Examples, index: int) -> bytes:
-    """A digest of one example's picture: of the file where the source offers that, else of shape and pixels. Raises UnreadableError."""
+    """A digest of one example's content, its label apart: the source's own where it offers one, else of shape and pixels of a picture, or of
+    the text. Raises UnreadableError.
+    """
     own = getattr(examples, 'digest', None)
     if own is not None:
         return own(index)
-    return pixels_digest(examples[index]['image'], f'example {index}')
+    example = examples[index]
+    if 'image' in example:
+        return pixels_digest(example['image'], f'example {index}')
+    return hashlib.sha256(repr([(key, example[key]) for key in sorted(example) if key != 'label']).encode()).digest()
 
 
 def pixels_digest(image: np.ndarray, name: str) -> bytes:

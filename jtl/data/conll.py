@@ -1,6 +1,7 @@
 """CoNLL columns: a token and its tag a line, a blank line between sentences."""
 
 import hashlib
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -34,9 +35,9 @@ def conll(section: Mapping[str, Any]) -> Data:
     rejects VBZ  O
                                 (a blank line ends a sentence, as a line that begins with -DOCSTART- does)
 
-    Columns are separated by tabs, where the line has one, else by spaces. A line that begins with '# ' before a sentence's first token
-    is a comment, unless it has as many columns as the other lines and one of their tags: then '#' is a token. In a folder, files end in
-    one of SUFFIXES.
+    Columns are separated by tabs, where the first line has one, else by spaces. A line that begins with '# ' before a sentence's first token
+    is a comment, unless it has the columns of the other lines and in one of them (the tag's, say) what others have there: then '#' is a
+    token. In a folder, files end in one of SUFFIXES.
 
     Examples are `Words`; targets are (N, W) int32 class numbers of tags, W the length of the longest sentence of all splits, -1 where
     there is no word. Labels are the tags as the files spell them, 'O' first, then in alphabetical order; which scheme they follow is the
@@ -84,25 +85,29 @@ def sentences_of(path: epath.Path, columns: Sequence[int] = (0, -1), encoding: s
     Raises:
       UserError: see `conll`.
     """
-    rows = [(line, text.startswith('# '), _cells(text)) for line, text in enumerate(lines_of(path, encoding), 1)]
-    first, cells = next(((line, cells) for line, hashed, cells in rows if cells and not hashed), (0, []))
-    token, tag = _positions(columns, cells, f'{path}, line {first}') if cells else (0, 0)
-    count = len(cells)
-    tags = {cells[tag] for _, hashed, cells in rows if len(cells) == count and not hashed}
-    held: list[tuple[int, str, str]] = []
-    for line, hashed, cells in [*rows, (0, False, [])]:
+    lines = [text.rstrip('\r\n') for text in lines_of(path, encoding)]
+    first, text = next(((line, text) for line, text in enumerate(lines, 1) if not _ends(text) and not text.startswith('# ')), (0, ''))
+    if not first:
+        return
+    rows = [[] if _ends(line) else _cells(line, tabs='\t' in text) for line in lines]
+    count = len(rows[first - 1])
+    token, tag = _positions(columns, rows[first - 1], f'{path}, line {first}')
+    whole = [cells for cells, line in zip(rows, lines, strict=True) if len(cells) == count and not line.startswith('# ')]
+    known = [{cells[k] for cells in whole} if k != token else set() for k in range(count)]
+    held: list[tuple[str, str]] = []
+    for line, cells in enumerate([*rows, []], 1):
         if not cells:
             if held:
-                lines, words, of_words = zip(*held, strict=True)
-                yield Sentence(lines[0], words, of_words)
+                words, tags = zip(*held, strict=True)
+                yield Sentence(line - len(held), words, tags)
             held = []
-        elif hashed and not held and (len(cells) != count or cells[tag] not in tags):
+        elif lines[line - 1].startswith('# ') and not held and not (len(cells) == count and _like(cells, known)):
             continue  # a comment
         else:
             where = f'data.root: {path}, line {line}'
             if len(cells) != count:
                 raise UserError(
-                    f'{where}: {_columns(cells)}, but line {first} has {_columns(rows[first - 1][2])}. Every token needs its tag '
+                    f'{where}: {_columns(cells)}, but line {first} has {_columns(rows[first - 1])}. Every token needs its tag '
                     "('O' outside of entities) and as many columns as the first; a blank line ends a sentence."
                 )
             for position, what in ((token, 'token'), (tag, 'tag')):
@@ -110,14 +115,22 @@ def sentences_of(path: epath.Path, columns: Sequence[int] = (0, -1), encoding: s
                     raise UserError(
                         f"{where}: the {what} is missing (column {position}, data.columns). Write it; a tag outside of entities is 'O'."
                     )
-            held.append((line, cells[token], cells[tag]))
+            held.append((cells[token], cells[tag]))
 
 
-def _cells(text: str) -> list[str]:
-    """The columns of a line; none where a sentence ends. Only tabs and spaces separate: a token may be any other white space."""
-    text = text.rstrip('\r\n')
-    cells = [cell.strip(' ') for cell in text.split('\t')] if '\t' in text else [cell for cell in text.split(' ') if cell]
-    return cells if any(cells) and not cells[0].startswith('-DOCSTART-') else []
+def _ends(text: str) -> bool:
+    """Whether a line ends a sentence."""
+    return not text.strip(' \t') or text.startswith('-DOCSTART-')
+
+
+def _cells(text: str, tabs: bool) -> list[str]:
+    """The columns of a line. Only tabs and spaces separate: a token may be any other white space."""
+    return [cell.strip(' ') for cell in text.split('\t')] if tabs else [cell for cell in re.split('[ \t]+', text) if cell]
+
+
+def _like(cells: Sequence[str], known: Sequence[set[str]]) -> bool:
+    """Whether one of the columns holds what it holds in other lines."""
+    return any(cell in others for cell, others in zip(cells, known, strict=True))
 
 
 def _positions(columns: Sequence[int], cells: Sequence[str], where: str) -> tuple[int, int]:

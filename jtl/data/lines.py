@@ -36,7 +36,7 @@ def lines_of(path: epath.Path, encoding: str = 'utf-8') -> Iterator[str]:
 def check_encoding(encoding: str) -> None:
     """UserError for an encoding that Python does not know, or that is none of text."""
     try:
-        b''.decode(encoding)
+        ' '.encode(encoding)  # Python looks up no encoding of nothing
     except (LookupError, ValueError, TypeError):
         raise UserError(
             f"data.encoding: there is no encoding {encoding!r}. Common ones: 'utf-8', 'utf-16', 'latin-1', 'cp1252', 'shift_jis', 'gb18030'."

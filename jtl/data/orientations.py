@@ -46,6 +46,8 @@ class Oriented:
     def __getitem__(self, index: int) -> Example:
         source, orientation = divmod(index, self.count)
         example = self.examples[source]
+        if 'image' not in example:
+            raise UserError('data.orientations: these data have no pictures that could be turned. Set data.orientations=1.')
         return {
             **example,
             'image': orient(np.asarray(example['image']), orientation),

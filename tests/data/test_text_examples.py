@@ -4,8 +4,10 @@ import pickle
 import numpy as np
 import pytest
 
-from jtl.data.base import Split, UnreadableError, content_digest, take
+from jtl.data.base import Data, Split, UnreadableError, content_digest, take
+from jtl.data.orientations import with_orientations
 from jtl.data.texts import Lines, Texts, Words
+from jtl.errors import UserError
 
 
 def test_texts():
@@ -16,6 +18,18 @@ def test_texts():
     pairs = Texts(('a', 'ab'), ('bc', 'c'))
     assert pairs[0] == {'text': 'a', 'pair': 'bc'}
     assert pairs.digest(0) != pairs.digest(1)  # where one text ends is part of it
+
+
+def test_examples_of_a_user_without_a_digest():
+    own = [{'text': 'a', 'label': 0}, {'text': 'a', 'label': 1}, {'text': 'b', 'label': 0}, {'words': ('a', 'b')}]
+    digests = [content_digest(own, k) for k in range(4)]
+    assert digests[0] == digests[1] and len(set(digests)) == 3
+
+
+def test_texts_have_no_orientations():
+    data = Data({'train': Split(Texts(('a', 'b'), targets=np.arange(2)), np.arange(2), str)}, ('x', 'y'))
+    with pytest.raises(UserError, match=r'data\.orientations: these data have no pictures'):
+        with_orientations(data, 4).splits['train'].examples[0]
 
 
 def test_words():
