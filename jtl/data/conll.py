@@ -94,6 +94,7 @@ def sentences_of(path: epath.Path, columns: Sequence[int] = (0, -1), encoding: s
     token, tag = _positions(columns, rows[first - 1], f'{path}, line {first}')
     whole = [cells for cells, line in zip(rows, lines, strict=True) if len(cells) == count and not line.startswith('# ')]
     known = [{cells[k] for cells in whole} if k != token else set() for k in range(count)]
+    place = f'data.root: {path}'  # said once: a path is slow to spell
     held: list[tuple[str, str]] = []
     for line, cells in enumerate([*rows, []], 1):
         if not cells:
@@ -104,7 +105,7 @@ def sentences_of(path: epath.Path, columns: Sequence[int] = (0, -1), encoding: s
         elif lines[line - 1].startswith('# ') and not held and not (len(cells) == count and _like(cells, known)):
             continue  # a comment
         else:
-            where = f'data.root: {path}, line {line}'
+            where = f'{place}, line {line}'
             if len(cells) != count:
                 raise UserError(
                     f'{where}: {_columns(cells)}, but line {first} has {_columns(rows[first - 1])}. Every token needs its tag '

@@ -34,6 +34,7 @@ def read_csv(
       UserError: with file and line: a missing column, an empty cell, a number of fields that is not the first line's, bad quoting, or
         bytes that are not of the encoding.
     """
+    place = f'data.root: {path}'  # said once: a path is slow to spell
     delimiter = _DELIMITERS.get(path.suffix.lower(), ',')
     reader = csv.reader(lines_of(path, encoding), delimiter=delimiter, skipinitialspace=True, strict=True)
     header: list[str] = []
@@ -43,7 +44,7 @@ def read_csv(
             header = [cell.strip() for cell in cells]
             columns = _columns(header, path, keys, delimiter)
             continue
-        where = f'data.root: {path}, line {line}'
+        where = f'{place}, line {line}'
         if len(cells) != len(header):
             named = 'a comma' if delimiter == ',' else 'a tab'
             raise UserError(

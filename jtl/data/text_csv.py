@@ -37,8 +37,9 @@ def text_csv(section: Mapping[str, Any]) -> Data:
     splits: dict[str, Rows] = {}
     files = split_files(root, ('.csv', '.tsv'), 'CSV file')
     for source, own in files:
+        place = f'data.root: {source}'
         for line, row in read_csv(source, keys, encoding=section.get('encoding') or 'utf-8', blank=('text_key', 'pair_key')):
-            where = f'data.root: {source}, line {line}'
+            where = f'{place}, line {line}'
             content = tuple(row[key] for key in ('text_key', 'pair_key') if key in keys)
             split = split_of(row.get(SPLIT_COLUMN, ''), own, where)
             splits.setdefault(split, Rows()).add(content, label_of(row['label_key'], kind, label_key, where), source, line)

@@ -43,10 +43,11 @@ def text_jsonl(section: Mapping[str, Any]) -> Data:
     splits: dict[str, Rows] = {}
     files = split_files(root, ('.jsonl', '.json'), 'JSON Lines file')
     for source, own in files:
+        place = f'data.root: {source}'
         for line, text in enumerate(lines_of(source, encoding), 1):
             if not text.strip():
                 continue
-            where = f'data.root: {source}, line {line}'
+            where = f'{place}, line {line}'
             found = _object(text, where)
             content = tuple(_text(found, key, field, where).strip() for field, key in text_keys.items())
             label = _label(_member(found, label_key, 'label_key', where), kind, label_key, where)
