@@ -8,7 +8,7 @@ from pathlib import Path
 from etils import epath
 
 from jtl.checkpoint.beside import Beside, fetched, in_folder
-from jtl.checkpoint.sources import _asked, _distribution_folders, _NoSuchFileError
+from jtl.checkpoint.sources import _asked, _distribution_folders, _NoSuchFileError, _UnreachableError
 from jtl.errors import UserError, did_you_mean, some_of
 
 
@@ -24,19 +24,16 @@ def find_file(where: str, names: Sequence[str]) -> tuple[Beside, str]:
     """
     if where.startswith('hf://'):
         return _on_hub(where, names)
-    if where.startswith('package:'):
-        place, within = _in_package(where, names), where
-    else:
-        place, within = epath.Path(where).expanduser(), where
+    place = _in_package(where, names) if where.startswith('package:') else epath.Path(where).expanduser()
     try:
         if place.is_dir():
             name = next((name for name in names if (place / name).is_file()), None)
             if name is None:
                 held = sorted(path.name for path in place.iterdir())
                 raise UserError(f'{where}: the folder has none of {", ".join(names)}. It holds: {some_of(held) or "nothing"}.')
-            return in_folder(place, within), name
+            return in_folder(place, where), name
         if place.is_file():
-            return in_folder(place.parent, within), place.name
+            return in_folder(place.parent, where), place.name
         siblings = [path.name for path in place.parent.iterdir()] if place.parent.is_dir() else []
     except OSError as error:
         raise UserError(f'{where}: cannot be read ({error.strerror or error}).') from None
@@ -77,6 +74,8 @@ def _on_hub(where: str, names: Sequence[str]) -> tuple[Beside, str]:
         )
     repo, at = f'{owner}/{name}', urllib.parse.unquote(revision) or None
 
+    unreachable: list[UserError] = []
+
     def files_of(folder: str) -> Beside:
         def fetch(file: str) -> epath.Path | None:
             whole = f'{folder}/{file}'.lstrip('/')
@@ -84,13 +83,14 @@ def _on_hub(where: str, names: Sequence[str]) -> tuple[Beside, str]:
                 return epath.Path(_asked(where, repo, at, lambda: huggingface_hub.hf_hub_download(repo, whole, revision=at)))
             except _NoSuchFileError:
                 return None
+            except _UnreachableError as error:  # offline, there is what is cached
+                unreachable.append(error)
+                return None
 
         return fetched(fetch, where)
 
-    folder, _, file = path.rpartition('/')
-    if file and files_of(folder)(file) is not None:
-        return files_of(folder), file
-    for file in names:
-        if files_of(path)(file) is not None:
-            return files_of(path), file
-    raise UserError(f'{where}: none of {", ".join(names)} is there.')
+    folder, _, named = path.rpartition('/')
+    for place, file in ((folder, named), *((path, name) for name in names)):
+        if file and files_of(place)(file) is not None:
+            return files_of(place), file
+    raise unreachable[0] if unreachable else UserError(f'{where}: {repo} has none of {", ".join(names)} there.')
