@@ -1,14 +1,11 @@
 """Small files, such as a tokenizer, at any place where a checkpoint may lie: a path, an installed package, the Hugging Face Hub."""
 
-import importlib.util
-import urllib.parse
 from collections.abc import Sequence
-from pathlib import Path
 
 from etils import epath
 
 from jtl.checkpoint.beside import Beside, fetched, in_folder
-from jtl.checkpoint.sources import _asked, _distribution_folders, _NoSuchFileError, _UnreachableError
+from jtl.checkpoint.sources import hub_file, hub_place, in_package, package_folders
 from jtl.errors import UserError, did_you_mean, some_of
 
 
@@ -42,49 +39,34 @@ def find_file(where: str, names: Sequence[str]) -> tuple[Beside, str]:
 
 def _in_package(where: str, names: Sequence[str]) -> epath.Path:
     """Of an installed package: the file or folder named, or the one folder that holds one of `names`."""
-    package, _, rest = where.removeprefix('package:').partition('/')
-    module = package.replace('-', '_')
-    spec = importlib.util.find_spec(module) if module.isidentifier() else None
-    folders = [Path(place) for place in (spec.submodule_search_locations or ())] if spec else _distribution_folders(package)
-    if not folders:
-        raise UserError(f'{where}: there is no installed package {package!r}. Install it: pip install {package.replace("_", "-")}')
-    if rest:
-        for folder in folders:
-            path = (folder / rest).resolve()
-            if path.is_relative_to(folder.resolve()) and path.exists():
-                return epath.Path(path)
-        raise UserError(f'{where}: the package {package} has no file or folder {rest!r}.')
-    found = sorted({path.parent.relative_to(folder) for folder in folders for name in names for path in folder.rglob(name)})
+    package, named, folders = package_folders(where)
+    if named:
+        path = in_package(folders, named)
+        if path is None:
+            raise UserError(f'{where}: the package {package} has no file or folder {named!r}.')
+        return epath.Path(path)
+    found = sorted({path.parent for folder in folders for name in names for path in folder.rglob(name)})
     if not found:
         raise UserError(f'{where}: the package {package} has none of {", ".join(names)}.')
     if len(found) > 1:
-        raise UserError(f'{where}: {len(found)} folders of the package hold {" or ".join(names)}. Name one: {where}/{found[0]}.')
-    return next(epath.Path(folder / found[0]) for folder in folders if (folder / found[0]).is_dir())
+        within = [str(path.relative_to(folder)) for path in found for folder in folders if path.is_relative_to(folder)]
+        raise UserError(
+            f'{where}: {len(found)} folders of the package hold {" or ".join(names)}. Name one: {where}/{max(within, key=len)}.'
+        )
+    return epath.Path(found[0])
 
 
 def _on_hub(where: str, names: Sequence[str]) -> tuple[Beside, str]:
-    import huggingface_hub
-
-    owner, _, rest = where.removeprefix('hf://').partition('/')
-    name, _, path = rest.partition('/')
-    name, _, revision = name.partition('@')
-    if not owner or not name:
-        raise UserError(
-            f'{where}: a place on the Hugging Face Hub is written hf://owner/name, hf://owner/name@revision or hf://owner/name/path.'
-        )
-    repo, at = f'{owner}/{name}', urllib.parse.unquote(revision) or None
-
-    unreachable: list[UserError] = []
+    """Of a repository: the file named, or the first of `names` in the folder named; of those that can be had (offline, the cached ones)."""
+    repo, revision, path = hub_place(where)
+    failures: list[UserError] = []
 
     def files_of(folder: str) -> Beside:
         def fetch(file: str) -> epath.Path | None:
-            whole = f'{folder}/{file}'.lstrip('/')
             try:
-                return epath.Path(_asked(where, repo, at, lambda: huggingface_hub.hf_hub_download(repo, whole, revision=at)))
-            except _NoSuchFileError:
-                return None
-            except _UnreachableError as error:  # offline, there is what is cached
-                unreachable.append(error)
+                return hub_file(where, repo, revision, f'{folder}/{file}'.lstrip('/'))
+            except UserError as error:
+                failures.append(error)
                 return None
 
         return fetched(fetch, where)
@@ -93,4 +75,4 @@ def _on_hub(where: str, names: Sequence[str]) -> tuple[Beside, str]:
     for place, file in ((folder, named), *((path, name) for name in names)):
         if file and files_of(place)(file) is not None:
             return files_of(place), file
-    raise unreachable[0] if unreachable else UserError(f'{where}: {repo} has none of {", ".join(names)} there.')
+    raise UserError(f'{where}: none of {", ".join(names)} is to be had. {str(failures[0]).removeprefix(f"{where}: ")}')
