@@ -127,12 +127,16 @@ def word_tokenizer(texts: Iterable[str | Sequence[str]], *, lowercase: bool = Tr
         raise UserError(f'text: min_count must be 1 or more and max_words 0 or more, found {min_count} and {max_words}.')
     normalizer = normalizers.Sequence([normalizers.NFC(), *([normalizers.Lowercase()] if lowercase else [])])
     splitter = pre_tokenizers.BertPreTokenizer()
+    chunks: Counter[str] = Counter()  # of texts, at spaces: much fewer than there are words, and only they are split further
     counts: Counter[str] = Counter()
     for text in texts:
         if isinstance(text, str):
-            counts.update(word for word, _ in splitter.pre_tokenize_str(normalizer.normalize_str(text)))
+            chunks.update(text.split(' '))
         else:
             counts.update(normalizer.normalize_str(word) for word in text)
+    for chunk, times in chunks.items():
+        for word, _ in splitter.pre_tokenize_str(normalizer.normalize_str(chunk)):
+            counts[word] += times
     kept = [word for word in counts if counts[word] >= min_count and word and word not in SPECIAL]
     kept = sorted(kept, key=lambda word: (-counts[word], word))[: max_words or None]
     if not kept:

@@ -4,9 +4,11 @@ import json
 from itertools import permutations
 
 import huggingface_hub
+import numpy as np
 import pytest
 from etils import epath
 from huggingface_hub import errors
+from tokenizers import Tokenizer, models, trainers
 
 from jtl.checkpoint.beside import in_folder
 from jtl.data.tokenizer import (
@@ -117,6 +119,21 @@ def test_words_come_by_count_then_alphabet():
     assert kept(min_count=2) == ('a', '<', '>', 'b', 'c', 'ünder')
     assert kept(max_words=2) == ('a', '<')
     assert kept(lowercase=False, min_count=2) == ('a', '<', '>', 'c')
+
+
+def test_words_are_those_of_the_trainer_of_the_tokenizers_library():
+    rng = np.random.default_rng(0)
+    marks = (*'aAbBσΣéÉ.,-!<', *'    \t\n\u00a0\u3000\u0301\u200d\u0085')
+    texts = [''.join(rng.choice(marks, 40)) for _ in range(60)]
+    found = word_tokenizer(texts)
+    trained = Tokenizer(models.WordLevel(unk_token='<unk>'))
+    trained.normalizer, trained.pre_tokenizer = tokenizer_of(found).normalizer, tokenizer_of(found).pre_tokenizer
+    trainer = trainers.WordLevelTrainer(
+        vocab_size=10_000, min_frequency=2, special_tokens=['<pad>', '<unk>', '<bos>', '<eos>'], show_progress=False
+    )
+    trained.train_from_iterator(texts, trainer)
+    found = word_tokenizer(texts, min_count=2)
+    assert tokenizer_of(found).get_vocab() == trained.get_vocab() and trained.get_vocab_size() > 40
 
 
 def test_words_are_encoded_between_begin_and_end():
