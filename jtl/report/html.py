@@ -78,7 +78,7 @@ def _checksum(result: Mapping[str, Any]) -> Markup | None:
     """Whether the frozen part is what it was, as the checksums say."""
     sums = result.get('frozen_checksum') or {}
     before, after = sums.get('before'), sums.get('after')
-    if not result.get('parameters', {}).get('frozen') and not before:
+    if not result.get('parameters', {}).get('frozen') and before == after:
         return tag('p', 'Nothing was frozen throughout: every parameter trained in some phase.', class_='soft')
     if not before or not after:
         return tag('p', 'No checksums of the frozen part were recorded.', class_='bad')

@@ -25,7 +25,8 @@ def confusion_plot(counts: np.ndarray, labels: Sequence[str]) -> str:
         if k <= 30:
             for i, j in np.argwhere(counts > 0):
                 ink = 'white' if share[i, j] > 0.55 else INK
-                axes.text(j, i, f'{counts[i, j]}', ha='center', va='center', color=ink, fontsize=min(size, 8.5) if k <= 20 else 6)
+                written = f'{counts[i, j]}' if counts[i, j] < 10_000 else count(counts[i, j])
+                axes.text(j, i, written, ha='center', va='center', color=ink, fontsize=min(size, 8.5) if k <= 20 else 6)
         every = math.ceil(k / 60)  # of more classes the names of every second or third
         places = range(0, k, every)
         names = [short(labels[i], 22) for i in places]
