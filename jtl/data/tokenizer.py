@@ -26,8 +26,8 @@ BUCKETS = (16, 32, 64, 128, 256, 512)
 def defaults() -> dict[str, Any]:
     """The config's `text` section; data and models without text read nothing of it."""
     return {
-        'tokenizer': '',  # '': the checkpoint's own; 'words': the words of the training texts; or where a tokenizer.json or vocab.txt lies (path, package:, hf://)
-        'max_length': 0,  # tokens, special ones included; longer texts are cut. 0: min(512, what the model can read)
+        'tokenizer': '',  # '': the checkpoint's own, without a checkpoint 'words'; 'words': the words of the training texts; or where a tokenizer.json or vocab.txt lies (path, package:, hf://)
+        'max_length': 0,  # tokens, special ones included; longer texts are cut. 0: the last of buckets, else min(512, what the model can read)
         'buckets': (),  # lengths to which batches are filled up, rising; (): 16, 32, 64, 128, 256, 512 up to max_length
         'lowercase': True,  # of 'words' alone, as are the next two
         'min_count': 1,  # how often a word must occur to have an id of its own
