@@ -12,7 +12,7 @@ from jtl.errors import UserError
 COMMANDS = {
     'train': 'train by a config, or go on with an unfinished run',
     'evaluate': "a finished run's or bundle's metrics on its data, or on other data",
-    'predict': 'label and probability of pictures',
+    'predict': 'what a model says of pictures or texts: label and probability, or entities',
     'probe': 'what features are worth without training: nearest neighbours and a linear probe',
     'compare': 'several recipes side by side over several seeds: was transfer worth it?',
     'plan': 'what will happen to each parameter, without doing it',
