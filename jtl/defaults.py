@@ -14,11 +14,11 @@ from ml_collections import ConfigDict, config_dict
 
 from jtl import data, optim
 from jtl.config import OPTIONS
-from jtl.data import augment, mix
+from jtl.data import augment, mix, tokenizer
 from jtl.recipes import RECIPES, knobs
 from jtl.tasks import probes
 
-OPEN_SECTIONS = (*OPTIONS, 'init_from', 'compare.grid', 'data', 'tune')
+OPEN_SECTIONS = (*OPTIONS, 'init_from', 'compare.grid', 'data', 'sources', 'tasks', 'tune')
 """Sections in which a user's own function may declare further fields; that function (or its caller) checks them."""
 
 HARMLESS = (
@@ -35,7 +35,7 @@ def default_config(**sections: Any) -> ConfigDict:
         {
             'seed': 0,  # of initial values, order, augmentation, dropout
             'model': {
-                'name': 'convnet',  # see jtl.models.MODELS, or 'file.py:function'; options of that function stand beside the name
+                'name': 'convnet',  # see jtl.models.MODELS, or 'file.py:function'; options of that function stand beside it. '': by the checkpoint's config.json
                 'image_size': 0,  # 0: as the weights were trained; else the side, or (height, width)
                 'dtype': 'float32',  # of computation
                 'param_dtype': 'float32',  # of parameters
@@ -48,7 +48,10 @@ def default_config(**sections: Any) -> ConfigDict:
             # In place of what the weights want, for weights that jtl does not know: mean, std, scale, channels, interpolation, crop.
             'preprocessing': {},
             'task': {'name': 'classification'},  # see jtl.tasks.TASKS; options of that function stand beside the name
+            'tasks': {},  # further tasks that phases may train: a name -> fields as of `task`, and `data`, the source whose labels it has
             'data': data.defaults(),
+            'sources': {},  # further data that phases may train on: a name -> the fields in which they differ from `data`
+            'text': tokenizer.defaults(),
             'augment': {**augment.defaults(), **mix.defaults()},
             'tune': {'recipe': 'full', **{name: knobs(recipe) for name, recipe in RECIPES.items()}},
             'phases': (),  # used where tune.recipe is ''

@@ -25,7 +25,7 @@ from jtl.models.base import Mode, stage_of
 from jtl.models.net import Net
 from jtl.optim import DECAY_RULES, Group, group_from, make_optimizer, state_bytes
 from jtl.penalties import check_term
-from jtl.recipes import FROZEN, Phase
+from jtl.recipes import FROZEN, MAIN, Phase
 from jtl.rules import Assignment, as_rules, resolve
 from jtl.schedules import NON_NEGATIVE, check_number
 
@@ -80,6 +80,7 @@ class PhasePlan:
       clip: the global norm over all trainables that gradients are clipped to; 0 for none.
       ema: decay of the moving average of the trainables; 0 for none.
       optimizer_bytes: of the moments.
+      task, data: as the phase says.
     """
 
     name: str
@@ -93,6 +94,8 @@ class PhasePlan:
     clip: float
     ema: float
     optimizer_bytes: int
+    task: str = MAIN
+    data: str = ''
 
     @property
     def label_groups(self) -> dict[str, Group]:
@@ -114,7 +117,7 @@ class RuleHits:
 
 @dataclass(frozen=True)
 class Plan:
-    """Everything that will happen; `to_json` is plan.json."""
+    """Everything that will happen; `to_json` is plan.json. `model` is the config's section with what the checkpoint says of it."""
 
     stages: tuple[str, ...]
     leaves: tuple[LeafPlan, ...]
@@ -123,6 +126,7 @@ class Plan:
     ignored: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
     preprocessing: Mapping[str, Any] = field(default_factory=dict)
+    model: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def trained(self) -> frozenset[str]:
@@ -175,6 +179,7 @@ class Plan:
             'ignored': list(self.ignored),
             'notes': list(self.notes),
             'preprocessing': configs.plain(self.preprocessing),
+            'model': configs.plain(self.model),
         }
 
 
@@ -196,6 +201,7 @@ def make_plan(
     ignored: Sequence[str] = (),
     notes: Sequence[str] = (),
     preprocessing: Mapping[str, Any] | None = None,
+    model: Mapping[str, Any] | None = None,
 ) -> Plan:
     """Resolve every rule of every phase against the net's paths.
 
@@ -207,7 +213,7 @@ def make_plan(
       decay: user rules (pattern, factor on weight decay), before the default ones (kernels and embeddings decay).
       penalties: user rules (pattern, (kind, coefficient)), kinds 'l1', 'l2' and 'l2sp', or (pattern, None).
       batch_norm: user rules (stage path, switch) for all phases; a phase's own come first.
-      rules, ignored, notes, preprocessing: of the loading, kept in the plan.
+      rules, ignored, notes, preprocessing, model: of the loading, kept in the plan.
 
     Raises:
       UserError: a rule that matches nothing or is shadowed, a group or value that is unknown, a phase that trains nothing.
@@ -217,7 +223,8 @@ def make_plan(
     thawed: dict[str, int] = {}  # path -> the phase since which it trains without a break
     for index, phase in enumerate(phases):
         where = f'phase {phase.name!r}'
-        assigned = resolve(phase.train, net.params, otherwise=FROZEN, what=f'train rule of {where}')
+        read = net.read_by(phase.task)
+        assigned = resolve(phase.train, [path for path in net.params if path in read], otherwise=FROZEN, what=f'train rule of {where}')
         hits += _hits('train', phase.name, assigned)
         train = {path: group for path, group in assigned.values.items() if group != FROZEN}
         if not train:
@@ -245,11 +252,20 @@ def make_plan(
             clip=float(optimizer['clip']),
             ema=float(optimizer['ema']),
             optimizer_bytes=0,
+            task=phase.task,
+            data=phase.data,
         )
         planned.append(_with_bytes(draft, net))
     stages = tuple(stage.name for stage in net.backbone.stages)
     return Plan(
-        stages, tuple(leaves[path] for path in net.shapes), tuple(planned), tuple(hits), tuple(ignored), tuple(notes), preprocessing or {}
+        stages,
+        tuple(leaves[path] for path in net.shapes),
+        tuple(planned),
+        tuple(hits),
+        tuple(ignored),
+        tuple(notes),
+        preprocessing or {},
+        model or {},
     )
 
 
@@ -366,6 +382,8 @@ def _phase_json(phase: PhasePlan, plan: Plan) -> dict[str, Any]:
         }
     return {
         'name': phase.name,
+        'task': phase.task,
+        'data': phase.data,
         'steps': phase.steps,
         'groups': groups,
         'batch_norm': dict(phase.switches),

@@ -19,6 +19,9 @@ from jtl.rules import Rule, as_rules
 FROZEN = 'frozen'
 """The group of leaves that do not train."""
 
+MAIN = 'main'
+"""The task of `config.task`, whose head's parameters lie at `heads/main/...`."""
+
 
 @dataclass(frozen=True)
 class Phase:
@@ -30,6 +33,8 @@ class Phase:
       train: rules from parameter paths to a group's name, or to 'frozen'. Paths that no rule matches are frozen.
       groups: for each group, what differs from the config's `optimizer` section (`lr`, `schedule`, ...).
       batch_norm: rules from stage paths (`backbone/block_3`) to 'batch', 'batch_fixed' or 'running'; see `jtl.plan`.
+      task: which task is trained: 'main' (`config.task`), or one of `config.tasks`. What only other tasks read is frozen.
+      data: on which data: '' (`config.data`), or one of `config.sources`.
     """
 
     name: str
@@ -37,6 +42,8 @@ class Phase:
     train: tuple[Rule, ...]
     groups: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     batch_norm: tuple[Rule, ...] = ()
+    task: str = MAIN
+    data: str = ''
 
 
 def scratch(stages: Sequence[Any], steps: int, *, lr: float = 0.0) -> tuple[Phase, ...]:
@@ -149,7 +156,7 @@ def expand(section: Mapping[str, Any], written: Sequence[Mapping[str, Any]], sta
 
     Args:
       section: the plain `tune` section: 'recipe', and the knobs of each recipe.
-      written: the plain `phases` field, dicts with `name`, `steps`, `train`, `groups`, `batch_norm`.
+      written: the plain `phases` field, dicts with `name`, `steps`, `train`, `groups`, `batch_norm`, `task`, `data`.
       stages: the backbone's.
       steps: of the whole run, for a recipe.
 
@@ -174,7 +181,7 @@ def expand(section: Mapping[str, Any], written: Sequence[Mapping[str, Any]], sta
     return tuple(_written_phase(index, phase) for index, phase in enumerate(written))
 
 
-_PHASE_FIELDS = {'name', 'steps', 'train', 'groups', 'batch_norm'}
+_PHASE_FIELDS = {'name', 'steps', 'train', 'groups', 'batch_norm', 'task', 'data'}
 
 
 def _written_phase(index: int, phase: Mapping[str, Any]) -> Phase:
@@ -197,6 +204,8 @@ def _written_phase(index: int, phase: Mapping[str, Any]) -> Phase:
         train=as_rules(phase['train'], origin=f'{where}.train'),
         groups=groups,
         batch_norm=as_rules(phase.get('batch_norm', ()), origin=f'{where}.batch_norm'),
+        task=phase.get('task', MAIN),
+        data=phase.get('data', ''),
     )
 
 

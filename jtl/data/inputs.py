@@ -10,12 +10,13 @@ from jtl.data.images import normalize
 from jtl.errors import UserError
 from jtl.models.base import Features
 from jtl.models.preprocessing import Preprocessing
+from jtl.models.text import TextPreprocessing
 
 
 def prepare_inputs(
     batch: Mapping[str, jax.Array],
     inputs: Mapping[str, jax.ShapeDtypeStruct],
-    preprocessing: Preprocessing,
+    preprocessing: Preprocessing | TextPreprocessing,
     *,
     key: jax.Array | None = None,
     settings: Settings | None = None,
@@ -37,7 +38,7 @@ def prepare_inputs(
         if name not in batch:
             raise UserError(f'The model reads {name!r}, which the data do not have; they have {", ".join(batch)}.')
         value = batch[name]
-        if name == 'image':
+        if isinstance(preprocessing, Preprocessing) and name == 'image':
             if key is not None and settings is not None:
                 value = augment(value, key, settings, size=preprocessing.size)
             value = normalize(value, preprocessing, spec.dtype)

@@ -8,17 +8,21 @@ import math
 import os
 import sys
 import weakref
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import numpy as np
 
 from jtl.data.base import Examples, Split
 from jtl.data.images import prepare
-from jtl.data.sampling import ClassOrder, class_order, order
+from jtl.data.lengths import LengthOrder, evaluation_order
+from jtl.data.sampling import class_order, order
+from jtl.data.tokens import Tokens, bucket_of, collate
 from jtl.errors import UserError
 from jtl.models.preprocessing import Preprocessing
+from jtl.models.text import TextPreprocessing
 
 _FOREVER = 2**40  # steps; grain wants a length
 
@@ -30,14 +34,14 @@ def train_batches(
     seed: int,
     first_step: int = 0,
     size: tuple[int, int] | None = None,
-    preprocessing: Preprocessing,
+    preprocessing: Preprocessing | TextPreprocessing,
     crop: float = 1.0,
     slots: slice | None = None,
     workers: int = 0,
     sampling: str = 'natural',
 ) -> Iterator[dict[str, np.ndarray]]:
     """Batches without end. Every epoch is a new permutation of the split (or a round of its classes, by `sampling`); a batch may lie
-    across two epochs.
+    across two epochs. Texts of about the same length come together, see `jtl.data.lengths`.
 
     Args:
       split: at least one example.
@@ -52,15 +56,19 @@ def train_batches(
       sampling: one of `jtl.data.sampling.SAMPLINGS`; other than 'natural' for class numbers as targets alone.
 
     Yields:
-      `image` (b, H, W, C) uint8, or float32 where the data are; `label` (b, ...) int32 or float32; `index` (b,) int32, the position in the split.
+      `image` (b, H, W, C) uint8, or float32 where the data are; of text `ids`, `segments` (b, T) int32 and `mask` (b, T) bool, and of words
+      `word_starts` (b, T) int32; `label` (b, ...) int32 or float32; `index` (b,) int32, the position in the split.
     """
     if not len(split):
         raise UserError('The training split has no examples.')
     positions = range(batch_size)[slots or slice(None)]
-    drawn = None if sampling == 'natural' else class_order(split.targets, sampling, seed)
-    batches = _TrainBatches(
-        split.examples, split.targets, _sized(preprocessing, size), crop, batch_size, seed, first_step, positions, drawn
+    drawn: Callable[[int, int], np.ndarray] = (
+        partial(order, len(split), seed) if sampling == 'natural' else class_order(split.targets, sampling, seed)
     )
+    read = _reader(split, preprocessing, size, crop)
+    if isinstance(read, _Texts):
+        drawn = LengthOrder(read.examples.lengths, drawn, seed, batch_size)
+    batches = _TrainBatches(read, split.targets, drawn, batch_size, first_step, positions)
     return _read_ahead(batches, workers)
 
 
@@ -68,13 +76,13 @@ def eval_batches(
     split: Split,
     *,
     batch_size: int,
-    preprocessing: Preprocessing,
+    preprocessing: Preprocessing | TextPreprocessing,
     size: tuple[int, int] | None = None,
     crop: float | None = None,
     slots: slice | None = None,
     workers: int = 0,
 ) -> Iterator[dict[str, np.ndarray]]:
-    """Each example exactly once, in order. The last batch is filled up with repetitions of the last example, marked.
+    """Each example exactly once, in the order of `eval_order`. The last batch is filled up with repetitions of its last example, marked.
 
     Args:
       split: may be empty: no batches.
@@ -86,10 +94,18 @@ def eval_batches(
       workers: processes that read; 0: threads of this process.
 
     Yields:
-      As `train_batches`, and `real` (b,) float32: 1, or 0 for filling. Shapes never change.
+      As `train_batches`, and `real` (b,) float32: 1, or 0 for filling. The shapes of pictures never change, those of text go by its buckets.
     """
     positions = range(batch_size)[slots or slice(None)]
-    return _read_ahead(_EvalBatches(split.examples, split.targets, _sized(preprocessing, size), crop, batch_size, positions), workers)
+    return _read_ahead(
+        _EvalBatches(_reader(split, preprocessing, size, crop), split.targets, eval_order(split), batch_size, positions), workers
+    )
+
+
+def eval_order(split: Split) -> np.ndarray:
+    """(N,) positions in the split in the order in which it is evaluated: texts by length, everything else as it is."""
+    lengths = getattr(split.examples, 'lengths', None)
+    return np.arange(len(split), dtype=np.int32) if lengths is None else evaluation_order(lengths)
 
 
 def epoch_steps(n: int, batch_size: int) -> int:
@@ -98,65 +114,90 @@ def epoch_steps(n: int, batch_size: int) -> int:
 
 
 @dataclass(frozen=True)
+class _Pictures:
+    """From positions in a split to arrays: pictures prepared for the net."""
+
+    examples: Examples
+    preprocessing: Preprocessing
+    crop: float | None
+
+    def __call__(self, indices: np.ndarray, among: np.ndarray) -> dict[str, np.ndarray]:
+        found: dict[int, np.ndarray] = {}
+        for index in indices.tolist():
+            if index not in found:
+                found[index] = prepare(np.asarray(self.examples[index]['image']), self.preprocessing, self.crop)
+        return {'image': np.stack([found[index] for index in indices.tolist()])}
+
+
+@dataclass(frozen=True)
+class _Texts:
+    """The same for texts, padded to the bucket of the longest one in the global batch, which is `among`."""
+
+    examples: Tokens
+    buckets: tuple[int, ...]
+
+    def __call__(self, indices: np.ndarray, among: np.ndarray) -> dict[str, np.ndarray]:
+        return collate(self.examples, indices, bucket_of(int(self.examples.lengths[among].max()), self.buckets))
+
+
+Reader = _Pictures | _Texts
+
+
+def _reader(split: Split, preprocessing: Preprocessing | TextPreprocessing, size: tuple[int, int] | None, crop: float | None) -> Reader:
+    if isinstance(preprocessing, TextPreprocessing):
+        assert isinstance(split.examples, Tokens), 'texts must be tokenized before they are batched'
+        return _Texts(split.examples, preprocessing.buckets)
+    return _Pictures(split.examples, preprocessing if size is None else replace(preprocessing, size=size), crop)
+
+
+@dataclass(frozen=True)
 class _TrainBatches:
     """Random access: `[k]` is this host's part of batch `first_step + k`."""
 
-    examples: Examples
+    read: Reader
     targets: np.ndarray
-    preprocessing: Preprocessing
-    crop: float
+    drawn: Callable[[int, int], np.ndarray]
     batch_size: int
-    seed: int
     first_step: int
     positions: range
-    drawn: ClassOrder | None = None  # in place of an even draw
 
     def __len__(self) -> int:
         return _FOREVER
 
     def __getitem__(self, k: int) -> dict[str, np.ndarray]:
-        first = (self.first_step + k) * self.batch_size + self.positions.start
-        count = len(self.positions)
-        indices = self.drawn(first, count) if self.drawn else order(len(self.examples), self.seed, first, count)
-        return _batch(self.examples, self.targets, indices, self.preprocessing, self.crop)
+        indices = self.drawn((self.first_step + k) * self.batch_size, self.batch_size)
+        return _batch(self.read, self.targets, indices[self.positions.start : self.positions.stop], indices)
 
 
 @dataclass(frozen=True)
 class _EvalBatches:
     """Random access to the batches of one pass."""
 
-    examples: Examples
+    read: Reader
     targets: np.ndarray
-    preprocessing: Preprocessing
-    crop: float | None
+    order: np.ndarray
     batch_size: int
     positions: range
 
     def __len__(self) -> int:
-        return epoch_steps(len(self.examples), self.batch_size)
+        return epoch_steps(len(self.order), self.batch_size)
 
     def __getitem__(self, k: int) -> dict[str, np.ndarray]:
-        last = len(self.examples) - 1
-        wanted = k * self.batch_size + np.arange(self.positions.start, self.positions.stop)
-        real = wanted <= last
+        last = len(self.order) - 1
+        places = k * self.batch_size + np.arange(self.batch_size)
+        mine = slice(self.positions.start, self.positions.stop)
+        indices = self.order[np.minimum(places, last)].astype(np.int32)
         # Filling costs nothing: every host reads the last example at most once for it.
-        batch = _batch(self.examples, self.targets, np.minimum(wanted, last).astype(np.int32), self.preprocessing, self.crop)
-        return {**batch, 'real': real.astype(np.float32)}
+        return {**_batch(self.read, self.targets, indices[mine], indices), 'real': (places[mine] <= last).astype(np.float32)}
 
 
-def _batch(
-    examples: Examples, targets: np.ndarray, indices: np.ndarray, preprocessing: Preprocessing, crop: float | None
-) -> dict[str, np.ndarray]:
-    pictures: dict[int, np.ndarray] = {}
-    for index in indices.tolist():
-        if index not in pictures:
-            pictures[index] = prepare(np.asarray(examples[index]['image']), preprocessing, crop)
-    image = np.stack([pictures[index] for index in indices.tolist()])
-    return {'image': image, 'label': targets[indices], 'index': indices}
-
-
-def _sized(preprocessing: Preprocessing, size: tuple[int, int] | None) -> Preprocessing:
-    return preprocessing if size is None else replace(preprocessing, size=size)
+def _batch(read: Reader, targets: np.ndarray, indices: np.ndarray, among: np.ndarray) -> dict[str, np.ndarray]:
+    batch = read(indices, among)
+    label = targets[indices]
+    if 'word_starts' in batch:  # a tag for each word that the batch has room for
+        width = batch['word_starts'].shape[1]
+        label = np.pad(label[:, :width], ((0, 0), (0, max(0, width - label.shape[1]))), constant_values=-1)
+    return {**batch, 'label': label, 'index': indices}
 
 
 def _read_ahead(batches: Any, workers: int) -> Iterator[dict[str, np.ndarray]]:

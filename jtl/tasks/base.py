@@ -6,15 +6,17 @@ from typing import Any
 
 import flax.linen as nn
 import jax
+import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, Key
 
 from jtl.models.base import Features, Stage
+from jtl.recipes import MAIN
 
 Batch = Mapping[str, jax.Array]
 
-HEAD = 'main'
-"""The head's name where a run has one task: its parameters lie at `heads/main/...`."""
+HEAD = MAIN
+"""The name of the head of `config.task`: its parameters lie at `heads/main/...`."""
 
 
 def mean_outputs(outputs: Float[Array, 'v b k']) -> Float[Array, 'b k']:
@@ -68,6 +70,18 @@ class Task:
     summary: Callable[[Any, Batch], Float[Array, 'b s']] | None = None
     ties: Mapping[str, str] = field(default_factory=dict)
     notes: Sequence[str] = ()
+
+    def hide(self, inputs: Features, batch: Batch, key: Key[Array, ''] | None = None) -> tuple[Features, Batch]:
+        """Inputs and batch with what the task hides from the net; as they are where it hides nothing.
+
+        With the key of a training step, each example's own key goes by its place in the batch; without, by its position in the split
+        (`batch['index']`), so that every evaluation asks for the same.
+        """
+        if self.corrupt is None:
+            return inputs, batch
+        places = batch['index'] if key is None else jnp.arange(len(batch['index']))
+        base = jax.random.key(0) if key is None else key
+        return self.corrupt(inputs, batch, jax.vmap(lambda place: jax.random.fold_in(base, place))(places))
 
     def training_loss(self, outputs: Float[Array, 'b k'], batch: Batch) -> Float[Array, ' b']:
         """(B,) float32, what a training step averages over the batch: `loss`, times `weight` where there is one."""

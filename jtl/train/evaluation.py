@@ -11,7 +11,7 @@ from jtl.bundle import Bundle
 from jtl.config import frozen
 from jtl.data import load_data
 from jtl.data.base import Split
-from jtl.data.pipeline import eval_batches, train_batches
+from jtl.data.pipeline import eval_batches, eval_order, train_batches
 from jtl.data.views import Views, views_of
 from jtl.errors import UserError, did_you_mean, some_of
 from jtl.parallel.mesh import local_slots, put_batch
@@ -24,7 +24,7 @@ class Evaluation:
     """The net's outputs over a split.
 
     Attributes:
-      outputs: (N, K) float32.
+      outputs: (N, K) float32; of word tags (N, W, K); or what the task sums them up to.
       targets: (N, ...) as the split has them.
       losses: (N,) float32.
       metrics: of the task, and 'loss', the mean of `losses`.
@@ -37,7 +37,12 @@ class Evaluation:
 
 
 def evaluate(
-    predict: Callable[[Any, Any], Any], leaves: Mapping[str, jax.Array], experiment: Experiment, split: Split, views: Views | None = None
+    predict: Callable[[Any, Any], Any],
+    leaves: Mapping[str, jax.Array],
+    experiment: Experiment,
+    split: Split,
+    views: Views | None = None,
+    head: str = HEAD,
 ) -> Evaluation:
     """Outputs, losses and metrics of every example of a split.
 
@@ -46,18 +51,27 @@ def evaluate(
       leaves: all parameters and statistics.
       experiment: of the run.
       split: not empty.
-      views: those that `predict` was made with; None: none.
+      views, head: those that `predict` was made with.
     """
-    outputs, losses = [], []
-    for batch, real in _eval_batches(experiment, split, views.crop if views else None):
-        out, loss = jax.device_get(predict(leaves, batch)[HEAD])
-        outputs.append(out[real])
-        losses.append(loss[real])
-    targets = split.targets
-    joined = np.concatenate(outputs)
-    each = np.concatenate(losses)
-    metrics = {**experiment.task.evaluate(joined, targets), 'loss': float(each.mean())}
-    return Evaluation(joined, targets, each, metrics)
+    outputs, losses, seen = [], [], []
+    for batch, indices in _eval_batches(experiment, split, views.crop if views else None):
+        out, loss = jax.device_get(predict(leaves, batch)[head])
+        outputs.append(out[: len(indices)])
+        losses.append(loss[: len(indices)])
+        seen.append(indices)
+    order = np.argsort(np.concatenate(seen))
+    joined = joined_rows(outputs)[order]
+    each = np.concatenate(losses)[order]
+    metrics = {**experiment.tasks[head].evaluate(joined, split.targets), 'loss': float(each.mean())}
+    return Evaluation(joined, split.targets, each, metrics)
+
+
+def joined_rows(parts: Sequence[np.ndarray]) -> np.ndarray:
+    """The rows of all parts in one array; where these differ in width (words of a batch), the narrower ones are filled up with zeros."""
+    if parts[0].ndim < 3:
+        return np.concatenate(parts)
+    width = max(part.shape[1] for part in parts)
+    return np.concatenate([np.pad(part, ((0, 0), (0, width - part.shape[1]), (0, 0))) for part in parts])
 
 
 def tta_metrics(metrics: Mapping[str, float]) -> dict[str, float]:
@@ -96,15 +110,15 @@ def evaluate_bundle(bundle: Bundle, section: Mapping[str, Any], names: Sequence[
 
 def _bundle_metrics(bundle: Bundle, split: Split, views: Views | None = None) -> dict[str, float]:
     batches = eval_batches(split, batch_size=32, preprocessing=bundle.preprocessing, crop=views.crop if views else None)
-    outputs = [bundle.outputs({k: batch[k] for k in bundle.net.inputs}, views) for batch in batches]
-    return bundle.task.evaluate(np.concatenate(outputs)[: len(split)], split.targets)
+    outputs = [bundle.outputs(batch, views) for batch in batches]
+    return bundle.task.evaluate(joined_rows(outputs)[: len(split)][np.argsort(eval_order(split))], split.targets)
 
 
-def training_batches(experiment: Experiment, seed: int, first_step: int) -> Iterator[dict[str, jax.Array]]:
-    """Global training batches from `first_step` of a phase on, without end, two of them ahead on the device."""
+def training_batches(experiment: Experiment, seed: int, first_step: int, source: str = '') -> Iterator[dict[str, jax.Array]]:
+    """Global training batches of a source from `first_step` of a phase on, without end, two of them ahead on the device."""
     config, mesh = experiment.config, experiment.mesh
     host = train_batches(
-        experiment.data.splits['train'],
+        experiment.sources[source].splits['train'],
         batch_size=config['batch_size'],
         seed=seed,
         first_step=first_step,
@@ -123,7 +137,7 @@ def training_batches(experiment: Experiment, seed: int, first_step: int) -> Iter
 
 
 def _eval_batches(experiment: Experiment, split: Split, crop: float | None = None) -> Iterator[tuple[dict[str, jax.Array], np.ndarray]]:
-    """Global batches, and which of their rows are real."""
+    """Global batches, and the positions in the split of their real rows, which come first."""
     config, mesh = experiment.config, experiment.mesh
     over = mesh.shape['data']
     size = -(-(config['eval_batch_size'] or config['batch_size']) // over) * over
@@ -135,5 +149,6 @@ def _eval_batches(experiment: Experiment, split: Split, crop: float | None = Non
         slots=local_slots(mesh, size),
         workers=config['data']['workers'],
     )
+    order = eval_order(split)
     for k, batch in enumerate(host):
-        yield put_batch(batch, mesh), np.arange(k * size, (k + 1) * size) < len(split)
+        yield put_batch(batch, mesh), order[k * size : (k + 1) * size]

@@ -27,13 +27,15 @@ class NonFiniteError(UserError):
     """The loss, a gradient or an update became NaN or infinite."""
 
 
-def train(experiment: Experiment, files: RunFiles, store: RunStore, predict: Callable[..., Any]) -> tuple[dict[str, jax.Array], Position]:
+def train(
+    experiment: Experiment, files: RunFiles, store: RunStore, predict: Callable[[str], Callable[..., Any]]
+) -> tuple[dict[str, jax.Array], Position]:
     """Train from where the run directory stands, or from the start, to the end of the last phase.
 
     Args:
       experiment: of the run.
       files, store: its directory and checkpoints.
-      predict: the compiled evaluation step.
+      predict: from a task's name to its compiled evaluation step.
 
     Returns:
       The leaves that the run ends with (`config.select`), and the position.
@@ -53,10 +55,13 @@ def train(experiment: Experiment, files: RunFiles, store: RunStore, predict: Cal
             if index > at.phase:
                 frozen, state, notes = store.begin(index, merged(frozen, state), state)
                 at = replace(at, phase=index, step=0, done=False, waited=0)
+                if phase.task != phases[index - 1].task:  # what was best at another task says nothing
+                    at = replace(at, best=None, best_total=-1)
                 log.say(*notes)
             if not at.done:
                 log.say(_opening(experiment, index), *filter(None, [recalibration_text(experiment, index)]))
-                step, feed = training_step(experiment, index), batches(experiment, index, at.step)
+                compiled: list[str] = []  # the shapes that the step was compiled for
+                step, feed = training_step(experiment, index, compiled.append), batches(experiment, index, at.step)
                 log.restart_clock(at.total)
             while not at.done:
                 state = step(frozen, state, next(feed))
@@ -70,10 +75,12 @@ def train(experiment: Experiment, files: RunFiles, store: RunStore, predict: Cal
                     log.train_row(_train_row(state, experiment, at), config['batch_size'])
                     state = state.replace(window=jax.device_put(empty_window(), state.step.sharding))
                 if due['eval']:
-                    at = _validate(predict, settle, merged(frozen, state, averaged=True), experiment, store, log, at)
+                    at = _validate(predict(phase.task), settle, merged(frozen, state, averaged=True), experiment, store, log, at)
                     log.restart_clock(at.total)
                 if due['checkpoint'] or at.done or stopping:
                     store.save(frozen, state, at)
+                if at.done and len(compiled) > 1:
+                    log.say(f'Phase {phase.name}: the step was compiled {len(compiled)} times: {"; ".join(compiled)}.')
                 if stopping:
                     store.wait()
                     log.say(f'{stopping}: saved at step {at.total}. The same command goes on from there.')
@@ -138,23 +145,24 @@ def _validate(
     at: Position,
 ) -> Position:
     """Settle the statistics, evaluate on validation, keep the best, and end the phase where it has waited long enough."""
-    split = experiment.data.splits.get('validation')
+    phase = experiment.plan.phases[at.phase]
+    split = experiment.sources[phase.data].splits.get('validation')
     if split is None or not len(split):
         return at
     leaves = settle(leaves)
-    metrics = evaluate(predict, leaves, experiment, split).metrics
-    task, patience = experiment.task, experiment.config['patience']
-    base = experiment.baselines('validation')
+    metrics = evaluate(predict, leaves, experiment, split, head=phase.task).metrics
+    task, patience = experiment.tasks[phase.task], experiment.config['patience']
+    guess = summary(experiment.baselines('validation', phase.task, phase.data), (task.primary,))
     log.row(
         {
             'step': at.total,
             'phase': at.phase,
-            'phase_name': experiment.plan.phases[at.phase].name,
+            'phase_name': phase.name,
             **{f'validation/{k}': v for k, v in metrics.items()},
         }
     )
     log.say(
-        f'Validation at step {at.total}: {summary(metrics, (task.primary, "loss"))} (constant guess: {summary(base, (task.primary,))}).'
+        f'Validation at step {at.total}: {summary(metrics, (task.primary, "loss"))}' + (f' (constant guess: {guess}).' if guess else '.')
     )
     value = float(metrics[task.primary])
     if math.isfinite(value) and (at.best is None or (value > at.best if task.maximize else value < at.best)):

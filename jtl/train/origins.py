@@ -12,10 +12,12 @@ from jtl.errors import UserError, did_you_mean, some_of
 from jtl.models.base import Model
 from jtl.models.net import Net
 from jtl.models.preprocessing import Preprocessing
+from jtl.models.text import TextPreprocessing
 from jtl.plan import LeafPlan, RuleHits
 from jtl.rules import as_rules
+from jtl.train.reading import Reading
 
-NetAt = Callable[[tuple[int, int]], Net]
+NetAt = Callable[[tuple[int, ...]], Net]
 
 
 @dataclass(frozen=True)
@@ -24,7 +26,7 @@ class Origins:
 
     Attributes:
       leaves: by path.
-      preprocessing: of the weights.
+      preprocessing: of the weights, or how texts are read.
       adaptation: how to read them; None from scratch, and where a run goes on (its own checkpoint has them).
       rules: the loading rules that decided a leaf.
       ignored: keys of the checkpoint that are declared not to be read.
@@ -32,20 +34,21 @@ class Origins:
     """
 
     leaves: Mapping[str, LeafPlan]
-    preprocessing: Preprocessing
+    preprocessing: Preprocessing | TextPreprocessing
     adaptation: adapt.Adaptation | None = None
     rules: tuple[RuleHits, ...] = ()
     ignored: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
 
 
-def find_origins(plain: Mapping[str, Any], model: Model, net_at: NetAt) -> tuple[Net, Origins]:
-    """Open `config.init_from` and see how it fits.
+def find_origins(plain: Mapping[str, Any], model: Model, net_at: NetAt, reading: Reading) -> tuple[Net, Origins]:
+    """See how what `config.init_from` names fits the model.
 
     Args:
       plain: the checked config.
       model: knows the layouts of its checkpoints.
-      net_at: the net for an image size; its parameters may depend on it.
+      net_at: the net for a size of its inputs; its parameters may depend on it.
+      reading: the checkpoints, and how texts are read.
 
     Returns:
       The net at the size that the weights want, and its origins.
@@ -53,17 +56,25 @@ def find_origins(plain: Mapping[str, Any], model: Model, net_at: NetAt) -> tuple
     Raises:
       CheckpointError: whatever does not fit and is not declared.
     """
-    net = net_at(model.preprocessing.size)
-    checkpoints, notes = open_sources(plain)
+    checkpoints, notes = reading.checkpoints, list(reading.notes)
+    usual = reading.text or _pictures(model)
+    net = net_at(usual.size)
     rules = loading_rules(plain['init_rules'])
     known = [weights.table for weights in model.weights]
     tables = {subtree: adapt.choose_table(checkpoint, known, net.shapes, rules) for subtree, checkpoint in checkpoints.items()}
-    preprocessing = overridden(weights_preprocessing(model, checkpoints, tables, plain), plain['preprocessing'])
-    if plain['preprocessing']:
-        notes.append(
-            f'preprocessing: {", ".join(sorted(plain["preprocessing"]))} as config.preprocessing says, the rest as the weights want.'
+    if reading.text is None:
+        preprocessing: Preprocessing | TextPreprocessing = overridden(
+            weights_preprocessing(model, checkpoints, tables, plain), plain['preprocessing']
         )
-    if preprocessing.size != model.preprocessing.size:
+        if plain['preprocessing']:
+            notes.append(
+                f'preprocessing: {", ".join(sorted(plain["preprocessing"]))} as config.preprocessing says, the rest as the weights want.'
+            )
+    else:
+        preprocessing = reading.text
+        if plain['preprocessing']:
+            raise UserError('config.preprocessing is about pictures, the data are texts; see config.text.')
+    if preprocessing.size != usual.size:
         net = net_at(preprocessing.size)
     adaptation = None
     if checkpoints:
@@ -77,6 +88,13 @@ def find_origins(plain: Mapping[str, Any], model: Model, net_at: NetAt) -> tuple
         tuple(f'{ignored.key} ({ignored.by})' for ignored in adaptation.ignored) if adaptation else (),
         tuple(notes),
     )
+
+
+def _pictures(model: Model) -> Preprocessing:
+    """The model's own preprocessing of pictures. UserError for a model that reads none."""
+    if model.preprocessing is None:
+        raise UserError("model.name: this model reads text, which the data are not. See data.name: 'text_csv', 'conll', ...")
+    return model.preprocessing
 
 
 def check_kept_head(adaptation: adapt.Adaptation | None, labels: Sequence[str]) -> None:
@@ -93,8 +111,8 @@ def check_kept_head(adaptation: adapt.Adaptation | None, labels: Sequence[str]) 
             )
 
 
-def stored_origins(plan: Mapping[str, Any], net_at: NetAt) -> tuple[Net, Origins]:
-    """The origins that a run's plan.json tells, so that going on needs the foreign checkpoint no more.
+def stored_origins(plan: Mapping[str, Any], net_at: NetAt, text: TextPreprocessing | None = None) -> tuple[Net, Origins]:
+    """The origins that a run's plan.json tells, so that going on needs the foreign checkpoint no more; `text` is how it reads texts.
 
     Raises:
       CheckpointError: a plan.json of other leaves.
@@ -113,7 +131,7 @@ def stored_origins(plan: Mapping[str, Any], net_at: NetAt) -> tuple[Net, Origins
         )
         found = Origins(
             leaves,
-            Preprocessing.from_json(plan['preprocessing']),
+            text or Preprocessing.from_json(plan['preprocessing']),
             None,
             rules,
             tuple(plan['ignored']),
@@ -129,38 +147,21 @@ def stored_origins(plan: Mapping[str, Any], net_at: NetAt) -> tuple[Net, Origins
     return net, found
 
 
-def open_sources(plain: Mapping[str, Any]) -> tuple[dict[str, Checkpoint], list[str]]:
-    """The checkpoints of `init_from` by subtree ('' for the whole tree), and what the plan has to say about it."""
-    init = plain['init_from']
-    named = init if isinstance(init, Mapping) else {'': init} if init else {}
-    if plain['tune']['recipe'] == 'scratch' and named:
-        return {}, [f'tune.recipe=scratch ignores init_from={init}: every parameter starts new.']
-    if not named:
-        if plain['tune']['recipe'] != 'scratch':
-            return {}, ['init_from is empty: every parameter starts new (from scratch).']
-        return {}, ['From scratch: every parameter starts new.']
-    for subtree, where in named.items():
-        if not isinstance(where, str) or not where:
-            raise UserError(f'config.init_from{f".{subtree}" if subtree else ""}: the place of a checkpoint, found {where!r}.')
-    from jtl.checkpoint.sources import open_checkpoint
-
-    return {subtree: open_checkpoint(where) for subtree, where in named.items()}, []
-
-
 def weights_preprocessing(
     model: Model, checkpoints: Mapping[str, Checkpoint], tables: Mapping[str, adapt.NameTable], plain: Mapping[str, Any]
 ) -> Preprocessing:
     """How the loaded weights want their pictures: a jtl run's or bundle's own, a known table's, else the family's."""
+    usual = _pictures(model)
     for subtree, checkpoint in checkpoints.items():
         if subtree not in ('', 'backbone'):
             continue
         if 'preprocessing' in checkpoint.metadata:
             found = Preprocessing.from_json(checkpoint.metadata['preprocessing'])
-            return replace(found, size=model.preprocessing.size) if plain['model']['image_size'] else found
+            return replace(found, size=usual.size) if plain['model']['image_size'] else found
         for weights in model.weights:
-            if weights.table == tables[subtree]:
+            if weights.table == tables[subtree] and weights.preprocessing is not None:
                 return weights.preprocessing
-    return model.preprocessing
+    return usual
 
 
 def overridden(preprocessing: Preprocessing, fields: Mapping[str, Any]) -> Preprocessing:

@@ -17,6 +17,7 @@ import jax
 
 from jtl.data.views import Views
 from jtl.parallel.mesh import replicated
+from jtl.tasks.base import HEAD
 from jtl.train.evaluation import training_batches
 from jtl.train.setup import Experiment
 from jtl.train.state import Frozen, State, anchored, begin
@@ -39,30 +40,37 @@ def start(experiment: Experiment, leaves: Mapping[str, jax.Array], phase: int = 
     return frozen, state
 
 
-def training_step(experiment: Experiment, phase: int = 0) -> Callable[[Frozen, State, Mapping[str, jax.Array]], State]:
-    """The compiled step of a phase, `step(frozen, state, batch) -> state`; it overwrites the state it is given."""
+def training_step(
+    experiment: Experiment, phase: int = 0, compiled: Callable[[str], Any] | None = None
+) -> Callable[[Frozen, State, Mapping[str, jax.Array]], State]:
+    """The compiled step of a phase, `step(frozen, state, batch) -> state`; it overwrites the state it is given.
+
+    `compiled` is told the shapes of the inputs whenever the step is compiled for them: texts come in buckets of several lengths.
+    """
+    planned = experiment.plan.phases[phase]
     made = make_step(
         experiment.net,
-        experiment.tasks,
-        experiment.plan.phases[phase],
+        {planned.task: experiment.tasks[planned.task]},
+        planned,
         phase,
         experiment.prepare,
         experiment.config['accumulate'],
         experiment.mixing,
     )
-    return compile_step(made, experiment.mesh)
+    return compile_step(made, experiment.mesh, compiled)
 
 
 def batches(experiment: Experiment, phase: int = 0, first_step: int = 0) -> Iterator[dict[str, jax.Array]]:
     """The training batches of a phase from `first_step` on, without end, split over the mesh's devices."""
-    return training_batches(experiment, order_seed(experiment.config['seed'], phase), first_step)
+    seed = order_seed(experiment.config['seed'], phase)
+    return training_batches(experiment, seed, first_step, experiment.plan.phases[phase].data)
 
 
 def prediction_step(
-    experiment: Experiment, views: Views | None = None
+    experiment: Experiment, views: Views | None = None, head: str = HEAD
 ) -> Callable[[Mapping[str, jax.Array], Mapping[str, jax.Array]], Any]:
     """The compiled evaluation step, `predict(leaves, batch) -> {head: (outputs (B, K), losses (B,))}`, averaged over `views` if there are any."""
-    return compile_predict(make_predict(experiment.net, experiment.tasks, experiment.prepare, views), experiment.mesh)
+    return compile_predict(make_predict(experiment.net, {head: experiment.tasks[head]}, experiment.prepare, views), experiment.mesh)
 
 
 def order_seed(seed: int, phase: int | str) -> int:

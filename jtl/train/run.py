@@ -3,6 +3,7 @@
 from collections.abc import Callable, Mapping
 from contextlib import closing
 from dataclasses import replace
+from functools import cache
 from typing import Any
 
 import jax
@@ -16,6 +17,7 @@ from jtl.data.preflight import Preflight, preflight
 from jtl.errors import UserError
 from jtl.report.html import RunRecord, SplitOutputs, run_report
 from jtl.report.logs import read_rows
+from jtl.tasks.base import HEAD
 from jtl.tasks.probes import check_data
 from jtl.train.evaluation import Evaluation, evaluate, tta_metrics
 from jtl.train.features import of_experiment
@@ -48,34 +50,39 @@ def run(config: Any, workdir: str, *, data: Data | None = None, say: Callable[[s
     files = run_files(workdir)
     stored = plan_going_on(files, checked(config))
     experiment = build(config, data=data, stored=stored)
-    found = preflight(experiment.data, max_unreadable=experiment.config['data']['max_unreadable'])
-    if found.unreadable:
-        experiment = build(config, data=found.data, stored=stored)  # without them: splits and steps count what is left
+    looked_at = {name: preflight(of, max_unreadable=experiment.config['data']['max_unreadable']) for name, of in experiment.sources.items()}
+    found = looked_at['']
+    if any(source.unreadable for source in looked_at.values()):  # without them: splits and steps count what is left
+        experiment = build(config, sources={name: source.data for name, source in looked_at.items()}, stored=stored)
     check_data(experiment.config['evaluators'], experiment.config['probe'], experiment.data)
     say('\n'.join([found.text(), *(f'note: {note}' for note in experiment.task.notes)]))
+    for name in [name for name in looked_at if name]:
+        say(f'config.sources.{name}:\n{looked_at[name].text()}')
     if experiment.adaptation is not None:
         say(load_text(experiment.adaptation))
     with alone(files), closing(RunStore(files, experiment)) as store:
         if files.result.exists() and store.finished():
             say(f'{files.root}: this run is finished. Go on with --extend=STEPS, or give another --workdir.')
             return read_json(files.result)
-        predict = prediction_step(experiment)
+        predict = cache(lambda head: prediction_step(experiment, head=head))
         leaves, at = train(experiment, files, store, predict)
         before, after = store.frozen_before, store.frozen_digest(leaves)
         if before != after:
             raise RuntimeError(f'The frozen part changed during training: checksum {before} before, {after} after. This is a bug in jtl.')
-        evaluations = {name: evaluate(predict, leaves, experiment, split) for name, split in experiment.data.splits.items() if len(split)}
+        evaluations = {
+            name: evaluate(predict(HEAD), leaves, experiment, split) for name, split in experiment.data.splits.items() if len(split)
+        }
         baselines = {name: experiment.baselines(name) for name in evaluations}
         evaluations, baselines = _viewed(experiment, leaves, evaluations, baselines)
         evaluations, baselines, chosen = _probed(experiment, leaves, evaluations, baselines, files, say)
         result = _result(experiment, evaluations, baselines, at, before, after, store.seconds()) | chosen
         write_bundle(
             files.bundle,
-            net=experiment.net,
+            net=experiment.net.only(HEAD),
             leaves=leaves,
             labels=tuple(experiment.data.labels),
             preprocessing=experiment.preprocessing,
-            config=experiment.config,
+            config={**experiment.config, 'model': experiment.model},
             metrics=result['metrics'],
             golden=_golden(experiment),
         )
@@ -165,7 +172,7 @@ def _record(
         return np.asarray(splits[split].examples[index]['image'])
 
     return RunRecord(
-        title=f'{experiment.config["model"]["name"]} on {experiment.config["data"]["name"]}: {experiment.config["tune"]["recipe"] or "phases"}',
+        title=f'{experiment.model["name"]} on {experiment.config["data"]["name"]}: {experiment.config["tune"]["recipe"] or "phases"}',
         config=experiment.config,
         plan=experiment.plan.to_json(),
         rows=read_rows(files.metrics),
@@ -193,7 +200,7 @@ def _golden(experiment: Experiment, count: int = 2) -> dict[str, np.ndarray]:
     """A prepared batch of the first examples of the last split that has any."""
     split = [s for s in experiment.data.splits.values() if len(s)][-1]
     batch = next(eval_batches(split, batch_size=min(count, len(split)), preprocessing=experiment.preprocessing))
-    return {name: value for name, value in batch.items() if name in experiment.net.inputs}
+    return {name: value for name, value in batch.items() if name in experiment.net.batch_keys}
 
 
 def extended(config: Any, workdir: str, steps: int) -> Any:

@@ -1,7 +1,7 @@
 """From a config to everything a run needs, with nothing allocated: data, model, task, net, sources, plan."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -22,15 +22,18 @@ from jtl.defaults import OPEN_SECTIONS, default_config
 from jtl.errors import UserError, did_you_mean
 from jtl.keys import derive
 from jtl.models import build_model
-from jtl.models.base import Features, with_stages
-from jtl.models.net import Net, make_net
+from jtl.models.base import Features
+from jtl.models.net import Net
 from jtl.models.preprocessing import Preprocessing
+from jtl.models.text import TextPreprocessing
 from jtl.parallel.mesh import make_mesh, put_leaf, replicated
 from jtl.plan import Plan, make_plan
 from jtl.recipes import Phase, expand
 from jtl.tasks import build_task, probes
 from jtl.tasks.base import HEAD, Task
+from jtl.tasks.net import net_of
 from jtl.train.origins import check_kept_head, find_origins, stored_origins
+from jtl.train.reading import find_reading, stored_reading
 
 
 @dataclass(frozen=True)
@@ -39,7 +42,8 @@ class Experiment:
 
     Attributes:
       config: plain, checked.
-      data: the splits.
+      sources: the data of `config.data` by the name '', and those of `config.sources`; texts are tokenised.
+      model: the config's section, with what the checkpoint and the tokenizer say of it.
       preprocessing: of the weights that are loaded, or the family's own.
       tasks: by head name.
       net: backbone with the tasks' stages, and heads.
@@ -49,8 +53,9 @@ class Experiment:
     """
 
     config: Mapping[str, Any]
-    data: Data
-    preprocessing: Preprocessing
+    sources: Mapping[str, Data]
+    model: Mapping[str, Any]
+    preprocessing: Preprocessing | TextPreprocessing
     tasks: Mapping[str, Task]
     net: Net
     plan: Plan
@@ -58,17 +63,25 @@ class Experiment:
     mesh: Mesh
 
     @property
+    def data(self) -> Data:
+        """The data of `config.data`."""
+        return self.sources['']
+
+    @property
     def task(self) -> Task:
-        """The one task."""
+        """The task of `config.task`."""
         return self.tasks[HEAD]
 
-    def baselines(self, split: str) -> dict[str, float]:
+    def baselines(self, split: str, head: str = HEAD, source: str = '') -> dict[str, float]:
         """What a constant guess learnt from the training targets scores on a split."""
-        return self.task.baseline(self.data.splits['train'].targets, self.data.splits[split].targets)
+        splits = self.sources[source].splits
+        return self.tasks[head].baseline(splits['train'].targets, splits[split].targets)
 
     def prepare(self, batch: Mapping[str, jax.Array], key: jax.Array | None) -> Features:
         """From a batch to the net's inputs, inside jit; with a key, augmented. See `jtl.train.step.Prepare`."""
-        return prepare_inputs(batch, self.net.inputs, self.preprocessing, key=key, settings=augmentation_of(self.config['augment'])[0])
+        further = {k: s for attached in self.net.attachments.values() for k, s in attached.inputs.items() if k in batch}
+        inputs = {**self.net.inputs, **further}
+        return prepare_inputs(batch, inputs, self.preprocessing, key=key, settings=augmentation_of(self.config['augment'])[0])
 
     @property
     def mixing(self) -> mix.Mixing | None:
@@ -78,17 +91,23 @@ class Experiment:
     @property
     def views(self) -> Views | None:
         """The views of test-time augmentation; None without it."""
-        return views_of(self.config['tta'], self.preprocessing)
+        return views_of(self.config['tta'], self.preprocessing) if isinstance(self.preprocessing, Preprocessing) else None
 
 
 def build(
-    config: Any, *, data: Data | None = None, devices: list[Any] | None = None, stored: Mapping[str, Any] | None = None
+    config: Any,
+    *,
+    data: Data | None = None,
+    sources: Mapping[str, Data] | None = None,
+    devices: list[Any] | None = None,
+    stored: Mapping[str, Any] | None = None,
 ) -> Experiment:
     """Check the config and resolve it against the data, the model and the checkpoint, from shapes alone.
 
     Args:
       config: an `ml_collections.ConfigDict` or a plain mapping of the fields of `jtl.default_config()`.
       data: in place of what `config.data` names.
+      sources: in place of what `config.data` (by the name '') and `config.sources` name.
       devices: of the mesh; all by default.
       stored: the plan.json of a run that goes on: where its leaves came from is taken from there.
 
@@ -97,18 +116,20 @@ def build(
     """
     plain = checked(config)
     mesh = make_mesh(plain['mesh'], devices)
-    data = load_data(configs.frozen(plain['data'])) if data is None else data
-    model = build_model(configs.frozen(plain['model']))
+    sources = load_sources(plain, {**({} if data is None else {'': data}), **(sources or {})})
+    reading = stored_reading(stored, plain['model']) if stored else find_reading(plain, sources)
+    sources = {name: reading.of(source) for name, source in sources.items()}
+    data, model = sources[''], build_model(configs.frozen(reading.model))
     check_sampling(data, plain['data']['sampling'])
-    task = build_task(configs.frozen(plain['task']), data.labels, data.splits['train'].targets.shape[1:], class_counts(data))
-    backbone, heads = with_stages(model.backbone, task.stages), {HEAD: task.head}
+    tasks = tasks_of(plain, sources, reading.text)
 
-    def net_at(size: tuple[int, int]) -> Net:
-        return make_net(backbone, heads, model.inputs(size))
+    def net_at(size: tuple[int, ...]) -> Net:
+        return net_of(model, tasks, size)
 
-    net, origins = stored_origins(stored, net_at) if stored else find_origins(plain, model, net_at)
+    net, origins = stored_origins(stored, net_at, reading.text) if stored else find_origins(plain, model, net_at, reading)
     check_kept_head(origins.adaptation, data.labels)
     phases = phases_of(plain, net, len(data.splits['train']))
+    check_phases(phases, tasks, sources)
     plan = make_plan(
         net,
         phases,
@@ -121,22 +142,59 @@ def build(
         ignored=origins.ignored,
         notes=origins.notes,
         preprocessing=origins.preprocessing.to_json(),
+        model=reading.model,
     )
     if plain['batch_size'] % (mesh.shape['data'] * plain['accumulate']):
         raise UserError(
             f'config.batch_size: {plain["batch_size"]} examples do not divide over {mesh.shape["data"]} devices '
             f'and {plain["accumulate"]} micro-batches (config.accumulate).'
         )
-    if 'image' in net.inputs:
-        check_pictures(data, origins.preprocessing, augmentation_of(plain['augment'])[0])
-    if plain['tta'] and 'image' not in net.inputs:
-        raise UserError(f'config.tta: views are taken of pictures, the model reads {", ".join(net.inputs)}.')
-    if augmentation_of(plain['augment'])[1]:
-        if 'image' not in net.inputs:
-            raise UserError(f'config.augment.mixup, cutmix: pictures are mixed, the model reads {", ".join(net.inputs)}.')
-        if plain['batch_size'] == plain['accumulate']:
-            raise UserError('config.augment.mixup, cutmix: a micro-batch of one example has nothing to mix; set a lower config.accumulate.')
-    return Experiment(plain, data, origins.preprocessing, {HEAD: task}, net, plan, origins.adaptation, mesh)
+    check_augmentation(plain, net.inputs, data, origins.preprocessing)
+    return Experiment(plain, sources, reading.model, origins.preprocessing, tasks, net, plan, origins.adaptation, mesh)
+
+
+def load_sources(plain: Mapping[str, Any], given: Mapping[str, Data]) -> dict[str, Data]:
+    """The data of the run by name, '' those of `config.data`; what is given is not loaded. UserError for fields that are wrong."""
+    found = {'': given[''] if '' in given else load_data(configs.frozen(plain['data']))}
+    for name, fields in plain['sources'].items():
+        if not name or not isinstance(fields, Mapping):
+            raise UserError(f'config.sources.{name}: a name, and the fields in which these data differ from config.data, found {fields!r}.')
+        found[name] = given[name] if name in given else load_data(configs.frozen({**plain['data'], **fields}))
+    return found
+
+
+def tasks_of(plain: Mapping[str, Any], sources: Mapping[str, Data], text: TextPreprocessing | None) -> dict[str, Task]:
+    """The task of `config.task` and those of `config.tasks`, by the names of their heads. UserError for fields that are wrong."""
+    found = {}
+    for name, written in {HEAD: plain['task'], **plain['tasks']}.items():
+        where = 'config.task' if name == HEAD else f'config.tasks.{name}'
+        if not isinstance(written, Mapping) or '/' in name or (name == HEAD and written is not plain['task']):
+            raise UserError(f"{where}: a name other than 'main' without '/', and fields as of config.task, found {written!r}.")
+        section = configs.frozen({key: value for key, value in written.items() if key != 'data'})
+        source = written.get('data', '')
+        if source not in sources:
+            raise UserError(
+                f'{where}.data: there are no such data in config.sources: {source!r}. {did_you_mean(str(source), sources)}'.rstrip()
+            )
+        data = sources[source]
+        found[name] = build_task(section, data.labels, data.splits['train'].targets.shape[1:], class_counts(data), text)
+    return found
+
+
+def check_phases(phases: Sequence[Phase], tasks: Mapping[str, Task], sources: Mapping[str, Data]) -> None:
+    """UserError for a phase of a task or of data that there are not, and for a last phase that does not train the run's own task."""
+    for phase in phases:
+        if phase.task not in tasks:
+            raise UserError(
+                f'phase {phase.name!r}: there is no task {phase.task!r} in config.tasks. {did_you_mean(phase.task, tasks)}'.rstrip()
+            )
+        if phase.data not in sources:
+            known = [name for name in sources if name]
+            raise UserError(
+                f'phase {phase.name!r}: there are no data {phase.data!r} in config.sources. {did_you_mean(phase.data, known)}'.rstrip()
+            )
+    if phases[-1].task != HEAD:
+        raise UserError(f'phase {phases[-1].name!r}: the last phase trains the task of config.task, not {phases[-1].task!r}.')
 
 
 def checked(config: Any) -> dict[str, Any]:
@@ -176,6 +234,25 @@ def checked(config: Any) -> dict[str, Any]:
 def augmentation_of(section: Mapping[str, Any]) -> tuple[Settings, mix.Mixing | None]:
     """What the `augment` section says is done to single pictures, and how pictures are mixed. UserError for a field that is wrong."""
     return settings_of({name: value for name, value in section.items() if name not in mix.defaults()}), mix.mixing_of(section)
+
+
+def check_augmentation(
+    plain: Mapping[str, Any],
+    inputs: Mapping[str, jax.ShapeDtypeStruct],
+    data: Data,
+    preprocessing: Preprocessing | TextPreprocessing,
+) -> None:
+    """UserError for pictures that the net cannot read, and for augmentation, mixing or views of what are no pictures."""
+    settings, mixing = augmentation_of(plain['augment'])
+    if isinstance(preprocessing, Preprocessing) and 'image' in inputs:
+        check_pictures(data, preprocessing, settings)
+        if mixing and plain['batch_size'] == plain['accumulate']:
+            raise UserError('config.augment.mixup, cutmix: a micro-batch of one example has nothing to mix; set a lower config.accumulate.')
+        return
+    if plain['tta']:
+        raise UserError(f'config.tta: views are taken of pictures, the model reads {", ".join(inputs)}.')
+    if mixing:
+        raise UserError(f'config.augment.mixup, cutmix: pictures are mixed, the model reads {", ".join(inputs)}.')
 
 
 def check_pictures(data: Data, preprocessing: Preprocessing, settings: Settings) -> None:

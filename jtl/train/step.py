@@ -58,6 +58,8 @@ def make_step(
 
     def loss_of(params: Any, stats: Any, frozen: Frozen, batch: Batch, key: jax.Array) -> tuple[jax.Array, Any]:
         inputs, share = training_inputs(batch, key, prepare, mixing)
+        for name, task in tasks.items():
+            inputs, batch = task.hide(inputs, batch, derive(key, 'hide', name))
         leaves = {**frozen.leaves, **params, **stats}
         outputs, new_stats = net.apply(
             leaves, inputs, modes=phase.modes, head_mode=head_mode, key=derive(key, 'dropout'), heads=list(tasks)
@@ -142,29 +144,45 @@ def micro_batches(batch: Batch, parts: int) -> Batch:
 def make_predict(
     net: Net, tasks: Mapping[str, Task], prepare: Prepare, views: Views | None = None
 ) -> Callable[[Any, Batch], dict[str, tuple[jax.Array, jax.Array]]]:
-    """The evaluation step: `predict(leaves, batch) -> {task: (outputs (B, K), losses (B,))}`, not yet compiled.
+    """The evaluation step: `predict(leaves, batch) -> {task: (outputs (B, ...) or their summary, losses (B,))}`, not yet compiled.
 
     With `views` the batch brings pictures of `views.crop`, and outputs are each task's average over the views, one after the other.
     """
 
-    def outputs_of(leaves: Any, batch: Batch) -> dict[str, jax.Array]:
-        return net.apply(leaves, prepare(batch, None), head_mode=EVAL, heads=list(tasks))[0]
+    def outputs_of(leaves: Any, batch: Batch) -> tuple[dict[str, jax.Array], Batch]:
+        inputs = prepare(batch, None)
+        for task in tasks.values():
+            inputs, batch = task.hide(inputs, batch)
+        return net.apply(leaves, inputs, head_mode=EVAL, heads=list(tasks))[0], batch
 
     def predict(leaves: Any, batch: Batch) -> dict[str, tuple[jax.Array, jax.Array]]:
         if views is None:
-            outputs = outputs_of(leaves, batch)
+            outputs, batch = outputs_of(leaves, batch)
         else:
-            several = jax.lax.map(lambda image: outputs_of(leaves, {**batch, 'image': image}), views(batch['image']))
+            several = jax.lax.map(lambda image: outputs_of(leaves, {**batch, 'image': image})[0], views(batch['image']))
             outputs = {name: task.average(several[name]) for name, task in tasks.items()}
-        return {name: (outputs[name], task.loss(outputs[name], batch)) for name, task in tasks.items()}
+        return {
+            name: (outputs[name] if task.summary is None else task.summary(outputs[name], batch), task.loss(outputs[name], batch))
+            for name, task in tasks.items()
+        }
 
     return predict
 
 
-def compile_step(step: Callable[[Frozen, State, Batch], State], mesh: Mesh) -> Any:
-    """`jax.jit` with explicit shardings: state replicated and donated, batches split over the data axis."""
+def compile_step(step: Callable[[Frozen, State, Batch], State], mesh: Mesh, compiled: Callable[[str], Any] | None = None) -> Any:
+    """`jax.jit` with explicit shardings: state replicated and donated, batches split over the data axis.
+
+    `compiled` is told the shapes of the batch's inputs whenever the step is compiled for them.
+    """
     same = replicated(mesh)
-    return jax.jit(step, in_shardings=(same, same, over_data(mesh)), out_shardings=same, donate_argnums=1)
+
+    def told(frozen: Frozen, state: State, batch: Batch) -> State:
+        if compiled is not None:
+            shapes = {name: x.shape for name, x in batch.items() if x.ndim > 1}
+            compiled(', '.join(f'{name} {" x ".join(map(str, shape))}' for name, shape in sorted(shapes.items())))
+        return step(frozen, state, batch)
+
+    return jax.jit(told, in_shardings=(same, same, over_data(mesh)), out_shardings=same, donate_argnums=1)
 
 
 def compile_predict(predict: Callable[[Any, Batch], Any], mesh: Mesh) -> Any:

@@ -34,7 +34,7 @@ def go(where, **fields):
     experiment = build({**plain, 'model': model, 'optimizer': optimizer, 'tune': {'recipe': 'probe'}, **fields}, data=data())
     predict = compile_predict(make_predict(experiment.net, experiment.tasks, experiment.prepare), experiment.mesh)
     with contextlib.closing(RunStore(where, experiment)) as store:
-        leaves, at = train(experiment, where, store, predict)
+        leaves, at = train(experiment, where, store, lambda head: predict)
     return jax.device_get(leaves), at
 
 
@@ -77,7 +77,7 @@ def test_the_best_parameters_are_those_of_the_best_evaluation(where, monkeypatch
     accuracies = iter([0.2, 0.7, 0.7, 0.1])
     kept = []
 
-    def evaluation(predict, leaves, experiment, split):
+    def evaluation(predict, leaves, experiment, split, head):
         kept.append(jax.device_get(leaves))
         return type('E', (), {'metrics': {'accuracy': next(accuracies), 'loss': 1.0}})
 
@@ -89,13 +89,13 @@ def test_the_best_parameters_are_those_of_the_best_evaluation(where, monkeypatch
 
 
 def test_a_metric_that_is_not_a_number_is_never_the_best(where, monkeypatch):
-    monkeypatch.setattr('jtl.train.loop.evaluate', lambda *_: type('E', (), {'metrics': {'accuracy': float('nan'), 'loss': 1.0}}))
+    monkeypatch.setattr('jtl.train.loop.evaluate', lambda *_, **__: type('E', (), {'metrics': {'accuracy': float('nan'), 'loss': 1.0}}))
     _, at = go(where, select='best')
     assert at.best is None and not steps(where.best)
 
 
 def test_patience_counts_anew_in_each_phase(where, monkeypatch):
-    monkeypatch.setattr('jtl.train.loop.evaluate', lambda *_: type('E', (), {'metrics': {'accuracy': 0.5, 'loss': 1.0}}))
+    monkeypatch.setattr('jtl.train.loop.evaluate', lambda *_, **__: type('E', (), {'metrics': {'accuracy': 0.5, 'loss': 1.0}}))
     phases = tuple({'name': name, 'steps': 9, 'train': (('heads/.*', 'head'),)} for name in 'ab')
     _, at = go(where, tune={'recipe': ''}, phases=phases, steps=0, eval_every=1, log_every=100, patience=2)
     assert [(r['phase_name'], r['step']) for r in rows(where)] == [('a', 1), ('a', 2), ('a', 3), ('b', 4), ('b', 5)]

@@ -71,7 +71,7 @@ def go(where, plain, *, data=data, stop_after=None):
                     raise Break
 
             store.save = counted
-        leaves, at = train(experiment, where, store, predict)
+        leaves, at = train(experiment, where, store, lambda head: predict)
     return jax.device_get(leaves), at
 
 

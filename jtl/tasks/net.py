@@ -1,0 +1,33 @@
+"""The net of a model and the tasks on it."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from jtl.errors import UserError
+from jtl.models.base import Model, with_stages
+from jtl.models.net import Attachment, Net, make_net
+from jtl.tasks.base import HEAD, Task
+
+
+def net_of(model: Model, tasks: Mapping[str, Task], size: Any) -> Net:
+    """The backbone with the stages of the task 'main' at its end, and the head of each task where it reads.
+
+    Tasks with the same stages (pooling) read what these give; tasks without any read the features before them.
+
+    Args:
+      model: from its family.
+      tasks: by the name of the head; 'main' is among them.
+      size: of the inputs, as `Model.inputs` takes it.
+
+    Raises:
+      UserError: two tasks with different stages.
+    """
+    own = tasks[HEAD].stages
+    attachments = {}
+    for name, task in tasks.items():
+        if task.stages and task.stages != own:
+            raise UserError(f'config.tasks.{name}: its pooling is not that of config.task. Give both the same task.pool.')
+        stop = own[0].name if own and not task.stages else None
+        attachments[name] = Attachment(stop, task.inputs, task.ties)
+    heads = {name: task.head for name, task in tasks.items()}
+    return make_net(with_stages(model.backbone, own), heads, model.inputs(size), attachments)

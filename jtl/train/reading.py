@@ -1,0 +1,179 @@
+"""What a run reads with, known before its net: the model's section with what the checkpoint says of it, and for texts the tokenizer.
+
+The tokenizer belongs to the weights, like the scale of pictures. It decides how many rows a word table has, so it comes before the net;
+and it needs the checkpoint open, or the training texts.
+"""
+
+import inspect
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from jtl import config as configs
+from jtl.checkpoint.base import Checkpoint
+from jtl.data import tokenizer as tokenizers
+from jtl.data.base import Data, UnreadableError
+from jtl.data.tokens import Tokens, cut_note, tokenized
+from jtl.errors import UserError
+from jtl.models import MODELS, build_model
+from jtl.models.base import WORDS
+from jtl.models.text import TextPreprocessing
+from jtl.names import lookup
+
+_TABLE = WORDS.rpartition('/')[0]
+"""The subtree of `init_from` that word vectors are loaded into."""
+
+
+@dataclass(frozen=True)
+class Reading:
+    """What is known of a run's reading.
+
+    Attributes:
+      model: the config's section, complete.
+      text: how texts are read; None for pictures.
+      checkpoints: opened, by subtree; only their keys have been read.
+      notes: sentences for the plan.
+    """
+
+    model: Mapping[str, Any]
+    text: TextPreprocessing | None = None
+    checkpoints: Mapping[str, Checkpoint] = field(default_factory=dict)
+    notes: tuple[str, ...] = ()
+
+    def of(self, data: Data) -> Data:
+        """The data as they are batched: texts tokenised, with a note of those that are cut; pictures as they are."""
+        if self.text is None:
+            return data
+        splits = {name: tokenized(split, self.text) for name, split in data.splits.items()}
+        cut = [cut_note(name, split.examples) for name, split in splits.items() if isinstance(split.examples, Tokens)]
+        return replace(data, splits=splits, notes=(*data.notes, *filter(None, cut)))
+
+
+def find_reading(plain: Mapping[str, Any], sources: Mapping[str, Data]) -> Reading:
+    """Open what `config.init_from` names, and see what it says of the model and its texts.
+
+    Args:
+      plain: the checked config.
+      sources: the run's data by name, not yet tokenised.
+
+    Raises:
+      UserError: the model cannot be known, texts without a tokenizer, or one whose ids the model's table does not have.
+    """
+    try:
+        from jtl.checkpoint.word_vectors import looks_like_word_vectors, open_word_vectors
+    except ImportError:
+        looks_like_word_vectors = open_word_vectors = None
+    try:
+        from jtl.models.hub_config import resolve_model
+    except ImportError:
+        resolve_model = lambda section, opened: dict(section)
+
+    named, notes = named_sources(plain)
+    texts = has_texts(sources[''])
+    scratch = plain['tune']['recipe'] == 'scratch'
+    vectors = {subtree: where for subtree, where in named.items() if subtree == _TABLE and looks_like_word_vectors(where)}
+    described = texts and not plain['text']['tokenizer'] or not plain['model']['name']
+    opened = {} if scratch and not described else open_sources({s: w for s, w in named.items() if s not in vectors})
+    model = resolve_model(plain['model'], opened)
+    loaded = {} if scratch else opened
+    if not texts:
+        return Reading(model, None, loaded, tuple(notes))
+    found = _tokenizer(plain['text'], opened, sources)
+    rows = tokenizers.text_preprocessing({}, tokenizer=found, positions=0).vocab_size
+    if not model.get('vocab_size') and 'vocab_size' in inspect.signature(lookup(model['name'], MODELS, 'model')).parameters:
+        model = {**model, 'vocab_size': rows}
+    built = build_model(configs.frozen(model))
+    text = tokenizers.text_preprocessing(configs.frozen(plain['text']), tokenizer=found, positions=built.positions)
+    if not built.vocabulary:
+        raise UserError(f'model.name: {model["name"]} reads no text, which the data are. Choose a text model such as lstm or bert_base.')
+    tokenizers.check_vocabulary(text, built.vocabulary, f'model {model["name"]}')
+    for subtree, where in ({} if scratch else vectors).items():
+        of_words = open_word_vectors(where, text.words)
+        loaded = {**loaded, subtree: _as_table(of_words)}
+        notes.append(of_words.metadata['note'])
+    return Reading(model, text, loaded, tuple(notes))
+
+
+def stored_reading(plan: Mapping[str, Any], section: Mapping[str, Any]) -> Reading:
+    """What the plan.json of a run that goes on tells, and the config's `model` section says anew."""
+    said = plan.get('preprocessing', {})
+    text = TextPreprocessing.from_json(said) if 'tokenizer' in said else None
+    return Reading({**plan.get('model', {}), **{key: value for key, value in section.items() if key != 'name' or value}}, text)
+
+
+def named_sources(plain: Mapping[str, Any]) -> tuple[dict[str, str], list[str]]:
+    """The places of `init_from` by subtree ('' for the whole tree), and what the plan has to say about it."""
+    init = plain['init_from']
+    named = dict(init) if isinstance(init, Mapping) else {'': init} if init else {}
+    for subtree, where in named.items():
+        if not isinstance(where, str) or not where:
+            raise UserError(f'config.init_from{f".{subtree}" if subtree else ""}: the place of a checkpoint, found {where!r}.')
+    if plain['tune']['recipe'] == 'scratch':
+        return named, [
+            f'tune.recipe=scratch ignores init_from={init}: every parameter starts new.'
+            if named
+            else 'From scratch: every parameter starts new.'
+        ]
+    return named, [] if named else ['init_from is empty: every parameter starts new (from scratch).']
+
+
+def open_sources(named: Mapping[str, str]) -> dict[str, Checkpoint]:
+    """The checkpoints at these places, opened; nothing but their keys is read."""
+    from jtl.checkpoint.sources import open_checkpoint
+
+    return {subtree: open_checkpoint(where) for subtree, where in named.items()}
+
+
+def has_texts(data: Data) -> bool:
+    """Whether the examples are texts, or sentences of words; as the first one that can be read says."""
+    examples = data.splits['train'].examples
+    for index in range(min(len(examples), 100)):
+        try:
+            found = examples[index]
+        except UnreadableError:
+            continue
+        return 'text' in found or 'words' in found
+    return False
+
+
+def _tokenizer(section: Mapping[str, Any], opened: Mapping[str, Checkpoint], sources: Mapping[str, Data]) -> str:
+    """The tokenizer that `config.text.tokenizer` means, as JSON."""
+    name = section['tokenizer']
+    if name == 'words' or (not name and not opened):
+        return tokenizers.word_tokenizer(
+            (text for data in sources.values() for text in _training_texts(data)),
+            lowercase=section['lowercase'],
+            min_count=section['min_count'],
+            max_words=section['max_words'],
+        )
+    if name:
+        return tokenizers.named_tokenizer(name)
+    for subtree in ('', 'backbone'):
+        if subtree in opened:
+            found = tokenizers.checkpoint_tokenizer(opened[subtree].beside, opened[subtree].origin)
+            if found is not None:
+                return found
+    raise UserError(
+        f'config.text.tokenizer: no tokenizer.json or vocab.txt lies beside {", ".join(c.origin for c in opened.values())}. '
+        "Name the place of one, or 'words' for a vocabulary of the training texts."
+    )
+
+
+def _training_texts(data: Data) -> Iterator[Any]:
+    examples = data.splits['train'].examples
+    for index in range(len(examples)):
+        try:
+            found = examples[index]
+        except UnreadableError:  # the preflight names it
+            continue
+        if 'words' in found:
+            yield found['words']
+        elif 'text' in found:
+            yield found['text']
+            if 'pair' in found:
+                yield found['pair']
+
+
+def _as_table(vectors: Checkpoint) -> Checkpoint:
+    """Word vectors under the name of the model's word table."""
+    return replace(vectors, specs={WORDS: vectors.specs['embedding']}, read=lambda key: vectors.read('embedding'))
