@@ -21,6 +21,10 @@ MODELS = {
     'tf_efficientnet_b1': 'jtl.models.efficientnet:tf_efficientnet_b1',
     'tf_efficientnet_b2': 'jtl.models.efficientnet:tf_efficientnet_b2',
     'tf_efficientnet_b3': 'jtl.models.efficientnet:tf_efficientnet_b3',
+    'tf_efficientnet_b4': 'jtl.models.efficientnet:tf_efficientnet_b4',
+    'tf_efficientnet_b5': 'jtl.models.efficientnet:tf_efficientnet_b5',
+    'tf_efficientnet_b6': 'jtl.models.efficientnet:tf_efficientnet_b6',
+    'tf_efficientnet_b7': 'jtl.models.efficientnet:tf_efficientnet_b7',
     'efficientnet_lite0': 'jtl.models.efficientnet_lite:efficientnet_lite0',
     'efficientnet_lite1': 'jtl.models.efficientnet_lite:efficientnet_lite1',
     'efficientnet_lite2': 'jtl.models.efficientnet_lite:efficientnet_lite2',
@@ -34,12 +38,14 @@ MODELS = {
     'mobilenetv3_small_100': 'jtl.models.mobilenet_v3:mobilenetv3_small_100',
     'tf_mobilenetv3_large_100': 'jtl.models.mobilenet_v3:tf_mobilenetv3_large_100',
     'tf_mobilenetv3_small_100': 'jtl.models.mobilenet_v3:tf_mobilenetv3_small_100',
+    'bit': 'jtl.models.bit:bit',
     'bit_resnet50x1': 'jtl.models.bit:bit_resnet50x1',
     'bit_resnet50x3': 'jtl.models.bit:bit_resnet50x3',
     'bit_resnet101x1': 'jtl.models.bit:bit_resnet101x1',
     'bit_resnet101x3': 'jtl.models.bit:bit_resnet101x3',
     'bit_resnet152x2': 'jtl.models.bit:bit_resnet152x2',
     'bit_resnet152x4': 'jtl.models.bit:bit_resnet152x4',
+    'resnet': 'jtl.models.resnet:resnet',
     'resnet18': 'jtl.models.resnet:resnet18',
     'resnet34': 'jtl.models.resnet:resnet34',
     'resnet50': 'jtl.models.resnet:resnet50',
@@ -48,6 +54,7 @@ MODELS = {
     'keras_resnet50': 'jtl.models.resnet:keras_resnet50',
     'keras_resnet101': 'jtl.models.resnet:keras_resnet101',
     'keras_resnet152': 'jtl.models.resnet:keras_resnet152',
+    'vit': 'jtl.models.vit:vit',
     'vit_ti16': 'jtl.models.vit:vit_ti16',
     'vit_s16': 'jtl.models.vit:vit_s16',
     'vit_s32': 'jtl.models.vit:vit_s32',
@@ -79,9 +86,11 @@ MODELS = {
     'vgg16_bn': 'jtl.models.vgg:vgg16_bn',
     'vgg19': 'jtl.models.vgg:vgg19',
     'vgg19_bn': 'jtl.models.vgg:vgg19_bn',
+    'convnext': 'jtl.models.convnext:convnext',
     'convnext_tiny': 'jtl.models.convnext:convnext_tiny',
     'convnext_small': 'jtl.models.convnext:convnext_small',
     'convnext_base': 'jtl.models.convnext:convnext_base',
+    'bert': 'jtl.models.bert:bert',
     'bert_tiny': 'jtl.models.bert:bert_tiny',
     'bert_mini': 'jtl.models.bert:bert_mini',
     'bert_small': 'jtl.models.bert:bert_small',
@@ -96,7 +105,10 @@ MODELS = {
     'lstm': 'jtl.models.recurrent:lstm',
     'gru': 'jtl.models.recurrent:gru',
 }
-"""jtl's own family functions: name -> 'module:function', imported when asked for. Each returns a `Model`."""
+"""jtl's own family functions: name -> 'module:function', imported when asked for. Each returns a `Model`.
+
+Those of a size say it in their name (`bert_base`); those of a family (`bert`) need its options, or a checkpoint's config.json that says them.
+"""
 
 DTYPES = ('float32', 'bfloat16', 'float16', 'float64')
 
@@ -137,6 +149,9 @@ def build_model(section: Mapping[str, Any]) -> Model:
             _check_kind(f'model.{key}', value, declared[key].default)
         elif not takes_any:
             raise UserError(f'model.{key}: {name} has no such option. {did_you_mean(key, declared)}'.rstrip())
+    missing = [key for key, p in declared.items() if p.kind is p.KEYWORD_ONLY and p.default is p.empty and key not in options]
+    if missing:
+        raise UserError(f'model: {name} needs {", ".join(missing)}. Give them, or name a checkpoint that has its config.json.')
     model = family(**options)
     if not isinstance(model, Model):
         raise UserError(f'model.name: {name} must return a jtl.models.base.Model, but returned {type(model).__name__}.')

@@ -82,17 +82,18 @@ class Block(nn.Module):
 class PooledNorm(nn.Module):
     """LayerNorm of the mean of `map`: `pooled` (B,C) beside `map`."""
 
+    epsilon: float = EPSILON
     dtype: DTypeLike = jnp.float32
     param_dtype: DTypeLike = jnp.float32
 
     @nn.compact
     def __call__(self, features: Features, mode: Mode = EVAL) -> Features:
         """`features` with `pooled`."""
-        return features | {'pooled': _norm(self, 'layer_norm')(features['map'].mean(axis=(1, 2)))}
+        return features | {'pooled': _norm(self, 'layer_norm', self.epsilon)(features['map'].mean(axis=(1, 2)))}
 
 
-def _norm(module: Any, name: str) -> nn.LayerNorm:
-    return nn.LayerNorm(EPSILON, dtype=module.dtype, param_dtype=module.param_dtype, name=name)
+def _norm(module: Any, name: str, epsilon: float = EPSILON) -> nn.LayerNorm:
+    return nn.LayerNorm(epsilon, dtype=module.dtype, param_dtype=module.param_dtype, name=name)
 
 
 def _patches(module: Any, channels: int, side: int, name: str) -> nn.Conv:
@@ -114,6 +115,7 @@ def convnext(
     width: int = 96,
     layer_scale: float = 1e-6,
     stochastic_depth: float = 0.0,
+    epsilon: float = EPSILON,
     short_side: int = 236,
     image_channels: int = 3,
     dtype: DTypeLike = jnp.float32,
@@ -130,6 +132,7 @@ def convnext(
       layer_scale: start of the learnt factors on every branch; 0: without them.
       stochastic_depth: chance that training skips the last block, falling linearly to 0 at the first; the originals trained with
         0.1 (T), 0.4 (S) and 0.5 (B).
+      epsilon: of the last norm. Hugging Face's runs with 1e-12, whatever the weights were trained with.
       short_side: to which torchvision resizes pictures before its crop of 224, for its weights.
       image_channels: 1 (grey), 3 (colour) or another count; the first kernel of a checkpoint is fitted.
       dtype: of the computation.
@@ -142,9 +145,10 @@ def convnext(
         raise UserError(
             f'model: a ConvNeXt needs depths and width of at least 1 and a short_side from 224, found {depths}, {width} and {short_side}.'
         )
-    if layer_scale < 0 or not 0 <= stochastic_depth < 1:
+    if layer_scale < 0 or epsilon <= 0 or not 0 <= stochastic_depth < 1:
         raise UserError(
-            f'model: a ConvNeXt needs layer_scale from 0 and stochastic_depth in [0, 1), found {layer_scale} and {stochastic_depth}.'
+            'model: a ConvNeXt needs layer_scale from 0, epsilon above 0 and stochastic_depth in [0, 1), '
+            f'found {layer_scale}, {epsilon} and {stochastic_depth}.'
         )
     kinds: dict[str, Any] = {'dtype': dtype, 'param_dtype': param_dtype}
     stages, block, last = [Stage('stem', partial(Stem, width, **kinds))], 0, max(sum(depths) - 1, 1)
@@ -154,7 +158,7 @@ def convnext(
         for j in range(depth):
             stages.append(Stage(f'layer_{i + 1}_{j}', partial(Block, layer_scale, stochastic_depth * block / last, **kinds)))
             block += 1
-    stages.append(Stage('norm', partial(PooledNorm, **kinds), tail=True))
+    stages.append(Stage('norm', partial(PooledNorm, epsilon, **kinds), tail=True))
     stride = 4 * 2 ** (len(depths) - 1)
 
     def inputs(size: tuple[int, int]) -> dict[str, jax.ShapeDtypeStruct]:

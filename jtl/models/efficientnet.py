@@ -1,4 +1,4 @@
-"""EfficientNet B0 to B3: as PyTorch and timm trained them, and as TensorFlow, Keras and Hugging Face have them (`tf_`).
+"""EfficientNet: B0 to B3 as PyTorch and timm trained them, B0 to B7 as TensorFlow, Keras and Hugging Face have them (`tf_`).
 
 Source: Tan & Le 2019, EfficientNet: Rethinking Model Scaling for Convolutional Neural Networks.
 """
@@ -28,20 +28,11 @@ def _imagenet(size: int, crop: float, interpolation: str = 'bicubic') -> Preproc
 
 
 class Variant(NamedTuple):
-    """How a variant scales, and how it looks at pictures.
-
-    Attributes:
-      width, depth: factors on channels and on the number of blocks of a group.
-      size: side of the pictures, pixels.
-      torchvision: how pictures become the input of torchvision's default weights.
-      timm: of timm's.
-    """
+    """How a variant scales: factors on channels and on the number of blocks of a group, and the side of its pictures, pixels."""
 
     width: float
     depth: float
     size: int
-    torchvision: Preprocessing
-    timm: Preprocessing
 
 
 class Group(NamedTuple):
@@ -54,13 +45,24 @@ class Group(NamedTuple):
     channels: int
 
 
-_RA4 = Preprocessing(size=(240, 240), interpolation='bicubic', crop=0.9)
-# torchvision: IMAGENET1K_V1, of B1 IMAGENET1K_V2. timm: b0.ra_in1k, b1.ra4_e3600_r240_in1k, b2.ra_in1k, b3.ra2_in1k.
 VARIANTS = (
-    Variant(1.0, 1.0, 224, _imagenet(224, 224 / 256), _imagenet(224, 0.875)),
-    Variant(1.0, 1.1, 240, _imagenet(240, 240 / 255, 'bilinear'), _RA4),
-    Variant(1.1, 1.2, 260, _imagenet(288, 1.0), _imagenet(256, 0.875)),
-    Variant(1.2, 1.4, 300, _imagenet(300, 300 / 320), _imagenet(288, 0.875)),
+    Variant(1.0, 1.0, 224),
+    Variant(1.0, 1.1, 240),
+    Variant(1.1, 1.2, 260),
+    Variant(1.2, 1.4, 300),
+    Variant(1.4, 1.8, 380),
+    Variant(1.6, 2.2, 456),
+    Variant(1.8, 2.6, 528),
+    Variant(2.0, 3.1, 600),
+)
+# How pictures become the input of the weights trained in PyTorch. torchvision: IMAGENET1K_V1, of B1 IMAGENET1K_V2.
+_TORCHVISION = (_imagenet(224, 224 / 256), _imagenet(240, 240 / 255, 'bilinear'), _imagenet(288, 1.0), _imagenet(300, 300 / 320))
+# timm: b0.ra_in1k, b1.ra4_e3600_r240_in1k, b2.ra_in1k, b3.ra2_in1k.
+_TIMM = (
+    _imagenet(224, 0.875),
+    Preprocessing(size=(240, 240), interpolation='bicubic', crop=0.9),
+    _imagenet(256, 0.875),
+    _imagenet(288, 0.875),
 )
 GROUPS = (
     Group(1, 3, 1, 1, 16),
@@ -86,7 +88,7 @@ def efficientnet(
     dtype: DTypeLike = jnp.float32,
     param_dtype: DTypeLike = jnp.float32,
 ) -> Model:
-    """EfficientNet; the features are `map` (B, H / 32, W / 32, C) of `dtype`, sides rounded up, for any image size; C is 1280, 1408 or 1536.
+    """EfficientNet; the features are `map` (B, H / 32, W / 32, C) of `dtype`, sides rounded up, for any image size; C is 1280 up to 2560.
 
     Stages: `stem`, `block_0` ... `block_<n>`, `top` (the 1 x 1 convolution before pooling): a block is the smallest unit that a cut
     may lie behind.
@@ -98,7 +100,7 @@ def efficientnet(
 
     Args:
       lineage: padding and epsilon.
-      variant: 0 to 3.
+      variant: 0 to 7, in PyTorch's lineage to 3.
       width: factor on the variant's channels.
       depth: factor on the variant's number of blocks, of each group rounded up.
       stochastic_depth: chance that training skips the last block, falling linearly to 0 at the first; the original trained with 0.2.
@@ -141,7 +143,7 @@ def efficientnet(
         *(Stage(f'block_{i}', partial(block, drop_rate=stochastic_depth * i / len(blocks))) for i, block in enumerate(blocks)),
         Stage('top', partial(ConvBN, round_channels(TOP * scale.width * width), **kinds)),
     )
-    weights = _tensorflow_weights(scale, named) if lineage == TENSORFLOW else _torch_weights(scale, named)
+    weights = _tensorflow_weights(scale, named) if lineage == TENSORFLOW else _torch_weights(variant, named)
     return Model(
         backbone=Backbone(stages=stages),
         inputs=lambda size: {'image': jax.ShapeDtypeStruct((*size, image_channels), jnp.float32)},
@@ -158,6 +160,10 @@ tf_efficientnet_b0 = partial(efficientnet, TENSORFLOW, 0)
 tf_efficientnet_b1 = partial(efficientnet, TENSORFLOW, 1)
 tf_efficientnet_b2 = partial(efficientnet, TENSORFLOW, 2)
 tf_efficientnet_b3 = partial(efficientnet, TENSORFLOW, 3)
+tf_efficientnet_b4 = partial(efficientnet, TENSORFLOW, 4)
+tf_efficientnet_b5 = partial(efficientnet, TENSORFLOW, 5)
+tf_efficientnet_b6 = partial(efficientnet, TENSORFLOW, 6)
+tf_efficientnet_b7 = partial(efficientnet, TENSORFLOW, 7)
 
 
 def _original(scale: Variant) -> Preprocessing:
@@ -165,15 +171,15 @@ def _original(scale: Variant) -> Preprocessing:
     return _imagenet(scale.size, scale.size / (scale.size + 32))
 
 
-def _torch_weights(scale: Variant, named: list[names.Names]) -> tuple[Weights, ...]:
+def _torch_weights(variant: int, named: list[names.Names]) -> tuple[Weights, ...]:
     return (
-        Weights(_torchvision(named), scale.torchvision, licence='BSD-3-Clause'),
-        Weights(_timm(named), scale.timm, licence='Apache-2.0'),
+        Weights(_torchvision(named), _TORCHVISION[variant], licence='BSD-3-Clause'),
+        Weights(_timm(named), _TIMM[variant], licence='Apache-2.0'),
     )
 
 
 def _tensorflow_weights(scale: Variant, named: list[names.Names]) -> tuple[Weights, ...]:
-    # google/efficientnet-b0 to -b3: the whole picture squeezed to the size, nearest pixels. Its processor divides twice by the root of std.
+    # google/efficientnet-b0 to -b7: the whole picture squeezed to the size, nearest pixels. Its processor divides twice by the root of std.
     squeezed, hugging_face = _imagenet(scale.size, 1.0, 'nearest'), _hugging_face(named)
     # timm: tf_efficientnet_b<n>.ns_jft_in1k, .aa_in1k and .in1k. (.ap_in1k wants mean and std 127.5: config.preprocessing.)
     # Keras: its models do the same inside (Rescaling, Normalization with a variance of std, Rescaling by the root of 1 / std).

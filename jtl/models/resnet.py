@@ -120,6 +120,7 @@ def resnet(
     depths: tuple[int, ...] = (3, 4, 6, 3),
     bottleneck: bool = True,
     width: int = 64,
+    stride_first: bool = False,
     zero_init_residual: bool = True,
     bn_momentum: float = 0.9,
     image_channels: int = 3,
@@ -138,6 +139,7 @@ def resnet(
       depths: blocks of each group; the first group keeps the size of the map, each later one halves it.
       bottleneck: blocks of three convolutions (50 layers and more), else of two.
       width: channels of the stem and of the first group's convolutions; each later group has twice as many.
+      stride_first: v1, the first convolution of a bottleneck has the stride; such weights have the same keys.
       zero_init_residual: a new block starts as its shortcut (Goyal et al. 2017). Only weights that start new are concerned.
       bn_momentum: the part of the running statistics that a training step keeps.
       image_channels: 1 (grey), 3 (colour) or another count; the first kernel of a checkpoint is fitted.
@@ -156,7 +158,7 @@ def resnet(
         ),
     )
     kinds: dict[str, Any] = {'bn_momentum': bn_momentum, 'dtype': dtype, 'param_dtype': param_dtype}
-    block = partial(Block, bottleneck=bottleneck, zero_init=zero_init_residual, **kinds)
+    block = partial(Block, bottleneck=bottleneck, stride_first=stride_first, zero_init=zero_init_residual, **kinds)
     return _model(depths, width, image_channels, bn_momentum, partial(Stem, **kinds), block, IMAGENET, weights)
 
 

@@ -1,5 +1,7 @@
 """From a config's `model` section to a model, and what is said about a wrong one."""
 
+import inspect
+
 import jax.numpy as jnp
 import pytest
 
@@ -10,9 +12,12 @@ from jtl.names import lookup
 
 
 def test_every_name_in_the_table_is_a_family():
+    sizes = {'width': 8, 'depth': 1, 'heads': 2, 'vocab_size': 16}
     for name in MODELS:
-        assert build_model({'name': name, 'image_size': 0, 'dtype': 'float32', 'param_dtype': 'float32'}).backbone.stages, name
-        assert callable(lookup(name, MODELS, 'model'))
+        declared = inspect.signature(lookup(name, MODELS, 'model')).parameters
+        needed = {key: size for key, size in sizes.items() if key in declared and declared[key].default in (0, inspect.Parameter.empty)}
+        section = {'name': name, 'image_size': 0, 'dtype': 'float32', 'param_dtype': 'float32', **needed}
+        assert build_model(section).backbone.stages, name
 
 
 def test_image_size_goes_into_every_preprocessing():
@@ -40,6 +45,7 @@ def test_lists_are_tuples_as_json_gives_them_back():
     ('section', 'message'),
     [
         ({'name': 'convnt'}, r"model.name.*'convnt'.*'convnet'"),
+        ({'name': 'vit', 'heads': 2}, 'model: vit needs width, depth'),
         ({'image_size': 8}, 'model.name must be a name'),
         ({'name': 'convnet', 'chanels': (4,)}, r"model.chanels: convnet has no such option.*'channels'"),
         ({'name': 'convnet', 'channels': 4}, r'model.channels.*\(32, 64\).*found 4'),

@@ -16,8 +16,17 @@ from jtl.models import build_model
 from jtl.models.base import EVAL, Mode, init_shapes
 from jtl.models.efficientnet import efficientnet_b0, tf_efficientnet_b0
 
-COUNTS = {'b0': 5_288_548, 'b1': 7_794_184, 'b2': 9_109_994, 'b3': 12_233_232}
-BLOCKS = {'b0': 16, 'b1': 23, 'b2': 23, 'b3': 26}
+COUNTS = {
+    'efficientnet_b0': 5_288_548,
+    'efficientnet_b1': 7_794_184,
+    'efficientnet_b2': 9_109_994,
+    'efficientnet_b3': 12_233_232,
+    'tf_efficientnet_b4': 19_341_616,
+    'tf_efficientnet_b5': 30_389_784,
+    'tf_efficientnet_b6': 43_040_704,
+    'tf_efficientnet_b7': 66_347_960,
+}
+BLOCKS = {'b0': 16, 'b1': 23, 'b2': 23, 'b3': 26, 'b4': 32, 'b5': 39, 'b6': 45, 'b7': 55}
 
 
 def test_logits_equal_those_of_torchvision():
@@ -32,15 +41,15 @@ def test_logits_equal_those_of_transformers():
     )
 
 
-@pytest.mark.parametrize('variant', COUNTS)
-def test_sizes_are_those_published(variant):
-    model = build_model({'name': f'efficientnet_{variant}'})
+@pytest.mark.parametrize('name', COUNTS)
+def test_sizes_are_those_published(name):
+    variant, model = name[-2:], build_model({'name': name})
     params, stats = init_shapes(model.backbone, model.inputs((32, 32)))
     features = params['backbone/top/conv/kernel'].shape[-1]
-    assert sum(math.prod(leaf.shape) for leaf in params.values()) + (features + 1) * 1000 == COUNTS[variant]
+    assert sum(math.prod(leaf.shape) for leaf in params.values()) + (features + 1) * 1000 == COUNTS[name]
     assert [stage.name for stage in model.backbone.stages] == ['stem', *(f'block_{i}' for i in range(BLOCKS[variant])), 'top']
     if variant == 'b0':  # Keras counts statistics, and mean, variance and count of its Normalization layer
-        assert COUNTS[variant] + sum(math.prod(leaf.shape) for leaf in stats.values()) + 7 == 5_330_571
+        assert COUNTS[name] + sum(math.prod(leaf.shape) for leaf in stats.values()) + 7 == 5_330_571
 
 
 @pytest.mark.parametrize(('variant', 'torchvision', 'timm', 'tf'), [('b0', 256, 256, 256), ('b1', 255, 267, 272), ('b3', 320, 329, 332)])
