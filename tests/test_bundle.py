@@ -23,7 +23,7 @@ def experiment():
     return jtl.build(config)
 
 
-def write(made, leaves, where):
+def write(made, leaves, where, **more):
     write_bundle(
         where,
         net=made.net,
@@ -33,6 +33,7 @@ def write(made, leaves, where):
         config=made.config,
         metrics={'test/accuracy': 0.5},
         golden=_golden(made),
+        **more,
     )
 
 
@@ -104,6 +105,21 @@ def test_replaces_an_older_bundle_whole(written, tmp_path):
     write(made, leaves, where)
     assert sorted(p.name for p in where.iterdir()) == ['bundle.json', 'golden.safetensors', 'model.safetensors']
     assert [p.name for p in tmp_path.iterdir()] == ['bundle']
+
+
+def test_several_values_that_have_no_names(tmp_path):
+    """Neither labels nor the task's section say how many there are."""
+    rng = np.random.default_rng(0)
+    pictures, values = rng.integers(0, 256, (20, 8, 8, 1), np.uint8), rng.normal(size=(20, 2)).astype(np.float32)
+    config = jtl.default_config()
+    config.model.update(channels=(2,), dense=(), image_size=8)
+    config.task.name, config.steps = 'regression', 1
+    made = jtl.build(config, data=jtl.from_arrays({'train': pictures}, {'train': values}))
+    leaves = {path: jax.numpy.asarray(rng.normal(size=spec.shape), spec.dtype) for path, spec in made.net.shapes.items()}
+    write(made, leaves, tmp_path / 'bundle', target_shape=(2,))
+    (said,) = load_bundle(str(tmp_path / 'bundle')).predict([pictures[0]])
+    inputs = {'image': pictures[:1].astype(np.float32) / 127.5 - 1}
+    np.testing.assert_allclose(list(said['value'].values()), made.net.apply(leaves, inputs)[0]['main'][0], atol=1e-4)
 
 
 def test_find_pictures(tmp_path):
