@@ -22,6 +22,9 @@ FROZEN = 'frozen'
 MAIN = 'main'
 """The task of `config.task`, whose head's parameters lie at `heads/main/...`."""
 
+_POOLING = 'backbone/pooling/.*'
+"""The parameters of a task's pooling (attention): new like a head's."""
+
 
 @dataclass(frozen=True)
 class Phase:
@@ -52,8 +55,8 @@ def scratch(stages: Sequence[Any], steps: int, *, lr: float = 0.0) -> tuple[Phas
 
 
 def probe(stages: Sequence[Any], steps: int, *, lr: float = 0.0) -> tuple[Phase, ...]:
-    """Feature extraction: the backbone is frozen, the heads train."""
-    return (Phase('probe', steps, _rules('probe', [('heads/.*', 'head')]), {'head': _lr(lr)}),)
+    """Feature extraction: the backbone is frozen, the heads train, and with them a pooling that learns."""
+    return (Phase('probe', steps, _rules('probe', [('heads/.*', 'head'), (_POOLING, 'head')]), {'head': _lr(lr)}),)
 
 
 def last(stages: Sequence[Any], steps: int, *, n: int = 1, lr: float = 0.0, head_lr: float = 0.0) -> tuple[Phase, ...]:
@@ -123,7 +126,7 @@ def gradual(
     groups: dict[str, Mapping[str, Any]] = {'head': _lr(head_lr)}
     bounds = [len(body) * k // max(chunks, 1) for k in range(chunks + 1)]
     parts = [list(reversed(body))[a:b] for a, b in pairwise(bounds)]
-    phases, rules = [], [('heads/.*', 'head')]
+    phases, rules = [], [('heads/.*', 'head'), (_POOLING, 'head')]
     ends = [round(steps * k / (chunks + 1)) for k in range(chunks + 2)]
     for k in range(chunks + 1):
         tail = []

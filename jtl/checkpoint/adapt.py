@@ -28,6 +28,7 @@ from jtl.rules import Rule, RuleError, resolve
 
 __all__ = ['Adaptation', 'Ignored', 'LeafOrigin', 'NameTable', 'Source', 'adapt', 'choose_table', 'fits', 'read', 'split_targets']
 
+_NEW_POOLING = Rule('backbone/pooling/.*', None, optional=True, origin='task.pool')
 _NEW_HEAD = Rule('heads/.*', None, optional=True, origin="config.init_head='new'")
 
 
@@ -152,7 +153,7 @@ def _origins(
     """The origins of the targets of one source, and the leaves that have none."""
     checkpoint, table = source
     _, heads = _loads(subtree, head)
-    all_rules = [*rules, *([] if heads else [_NEW_HEAD]), *table.rules, *(table.head if heads else ())]
+    all_rules = [*rules, *([] if heads else [_NEW_HEAD]), *table.rules, *(table.head if heads else ()), _NEW_POOLING]
     chosen = resolve([replace(rule, optional=True) for rule in all_rules], targets, otherwise=None, what='loading rule')
     origins: dict[str, LeafOrigin] = {}
     problems: list[Problem] = []

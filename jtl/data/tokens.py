@@ -3,14 +3,14 @@
 import json
 from bisect import bisect_left
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property, lru_cache
 from itertools import chain
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from jtl.data.base import Example, Examples, Split, UnreadableError, content_digest
+from jtl.data.base import Data, Example, Examples, Split, UnreadableError, content_digest
 from jtl.errors import UserError
 from jtl.models.text import TextPreprocessing, json_of
 
@@ -101,6 +101,15 @@ def tokenized(split: Split, preprocessing: TextPreprocessing) -> Split:
         split.examples, preprocessing, ids, segments, _ends(lengths), starts if words else None, _ends(counts) if words else None, cut
     )
     return Split(tokens, split.targets, split.name_of)
+
+
+def as_read(data: Data, preprocessing: Any) -> Data:
+    """The data as they are batched: texts tokenised, with a note of those that are cut; pictures as they are."""
+    if not isinstance(preprocessing, TextPreprocessing):
+        return data
+    splits = {name: tokenized(split, preprocessing) for name, split in data.splits.items()}
+    cut = [cut_note(name, split.examples) for name, split in splits.items() if isinstance(split.examples, Tokens)]
+    return replace(data, splits=splits, notes=(*data.notes, *filter(None, cut)))
 
 
 def cut_note(name: str, tokens: Tokens) -> str | None:

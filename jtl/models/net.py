@@ -118,7 +118,8 @@ class Net:
         wanted = [name for name in self.heads if any(path.startswith(f'heads/{name}/') for path in paths)]
         for name in wanted:
             features = _zeros(_features(self.backbone, self.inputs, self.attachments[name]))
-            found |= flatten(self.heads[name].init(derive(key, 'heads', name), features)['params'], f'heads/{name}')
+            tied = {k: jnp.zeros(self.params[path].shape, self.params[path].dtype) for k, path in self.attachments[name].ties.items()}
+            found |= flatten(_head_params(self.heads[name], derive(key, 'heads', name), features, tied), f'heads/{name}')
         return {path: found[path] for path in paths}
 
     def read_by(self, head: str) -> frozenset[str]:
@@ -163,7 +164,7 @@ def make_net(
       attachments: of the heads; those left out read what the backbone ends with.
 
     Raises:
-      UserError: a head is tied to a parameter that the backbone does not have, or that has another shape.
+      UserError: a head is tied to a parameter that the backbone does not have.
     """
     attachments = {name: (attachments or {}).get(name, Attachment()) for name in heads}
     params, stats = init_shapes(backbone, inputs)
@@ -173,19 +174,18 @@ def make_net(
     key = jax.eval_shape(partial(jax.random.key, 0))
     for name, head in heads.items():
         features = _features(backbone, inputs, attachments[name])
-        own = flatten(jax.eval_shape(head.init, key, features).get('params', {}), f'heads/{name}')
-        params |= _untied(own, name, attachments[name].ties, params)
+        missing = [path for path in attachments[name].ties.values() if path not in params]
+        if missing:
+            raise UserError(f'The head {name!r} shares {missing[0]} with the backbone, which has no such parameter.')
+        ties = {k: params[path] for k, path in attachments[name].ties.items()}
+        own = flatten(jax.eval_shape(partial(_head_params, head), key, features, ties), f'heads/{name}')
+        params |= {path: spec for path, spec in own.items() if path.removeprefix(f'heads/{name}/') not in ties}
     return Net(backbone, dict(heads), attachments, dict(inputs), params, stats)
 
 
-def _untied(own: Mapping[str, Any], head: str, ties: Mapping[str, str], params: Mapping[str, Any]) -> dict[str, Any]:
-    """A head's parameters without those that the backbone's take the place of."""
-    for name, path in ties.items():
-        wanted, found = own[f'heads/{head}/{name}'], params.get(path)
-        if found is None or found.shape != wanted.shape:
-            there = f'is {found.shape}' if found is not None else 'is not there'
-            raise UserError(f'The head {head!r} shares {path} with the backbone, which should be {wanted.shape} but {there}.')
-    return {path: spec for path, spec in own.items() if path.removeprefix(f'heads/{head}/') not in ties}
+def _head_params(head: nn.Module, key: jax.Array, features: Features, tied: Mapping[str, Any]) -> dict[str, Any]:
+    """A head's initial parameters beside the tied ones, whose shapes may decide theirs."""
+    return head.apply({'params': dict(tied)}, features, rngs={'params': key}, mutable=['params'])[1].get('params', {})
 
 
 def _position(path: str, order: list[str]) -> int:

@@ -55,6 +55,12 @@ def check(evaluators: Sequence[str], section: Mapping[str, Any]) -> None:
         raise UserError(f'config.probe.l2: one or several numbers above 0, found {wrong[0] if wrong else "none"!r}.')
 
 
+def check_kind(evaluators: Sequence[str], kind: str) -> None:
+    """UserError for evaluators of a kind of task that has no use for features of whole examples."""
+    if evaluators and kind not in FIGURES:
+        raise UserError(f'config.evaluators: they score {", ".join(FIGURES)}, the task is {kind}. Set config.evaluators=().')
+
+
 def check_data(evaluators: Sequence[str], section: Mapping[str, Any], data: Data) -> None:
     """UserError for data that an evaluator cannot work with."""
     train = len(data.splits['train'])

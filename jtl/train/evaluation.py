@@ -12,8 +12,10 @@ from jtl.config import frozen
 from jtl.data import load_data
 from jtl.data.base import Split
 from jtl.data.pipeline import eval_batches, eval_order, train_batches
+from jtl.data.tokens import as_read
 from jtl.data.views import Views, views_of
 from jtl.errors import UserError, did_you_mean, some_of
+from jtl.models.preprocessing import Preprocessing
 from jtl.parallel.mesh import local_slots, put_batch
 from jtl.tasks.base import HEAD
 from jtl.train.setup import Experiment
@@ -91,8 +93,12 @@ def evaluate_bundle(bundle: Bundle, section: Mapping[str, Any], names: Sequence[
     Raises:
       UserError: data that cannot be read, whose classes are not those of the bundle, or without such a split.
     """
-    views = views_of(tta, bundle.preprocessing)
-    data = load_data(frozen(section))
+    views = None
+    if tta:
+        if not isinstance(bundle.preprocessing, Preprocessing):
+            raise UserError(f'--tta: views are taken of pictures, the model reads {", ".join(bundle.net.inputs)}.')
+        views = views_of(tta, bundle.preprocessing)
+    data = as_read(load_data(frozen(section)), bundle.preprocessing)
     if tuple(data.labels) != tuple(bundle.metadata['labels']):
         raise UserError(f'The data have the classes {some_of(data.labels)}, the model was trained on {some_of(bundle.metadata["labels"])}.')
     chosen = list(names) or [name for name in ('validation', 'test') if name in data.splits] or list(data.splits)

@@ -26,11 +26,12 @@ from jtl.bundle import Bundle
 from jtl.checkpoint.runs import checksums
 from jtl.data.base import Split, content_digest
 from jtl.data.inputs import prepare_inputs
-from jtl.data.pipeline import eval_batches
+from jtl.data.pipeline import eval_batches, eval_order
 from jtl.errors import UserError
 from jtl.models.base import stage_of, unflatten
 from jtl.models.net import Net
 from jtl.models.preprocessing import Preprocessing
+from jtl.models.text import TextPreprocessing
 from jtl.parallel.mesh import local_slots, make_mesh, put_batch, replicated
 from jtl.report.format import duration
 from jtl.tasks.base import Task
@@ -57,7 +58,7 @@ class FeatureModel:
     net: Net
     leaves: Mapping[str, jax.Array]
     task: Task
-    preprocessing: Preprocessing
+    preprocessing: Preprocessing | TextPreprocessing
     mesh: Mesh
     batch_size: int = 32
     stage: str = ''
@@ -152,7 +153,7 @@ def _compute(run: Callable[[Any, Any], jax.Array], leaves: Mapping[str, jax.Arra
         split, batch_size=size, preprocessing=model.preprocessing, slots=local_slots(model.mesh, size), workers=model.workers
     )
     rows = [jax.device_get(run(leaves, put_batch(batch, model.mesh))) for batch in batches]
-    return np.concatenate(rows)[: len(split)]
+    return np.concatenate(rows)[: len(split)][np.argsort(eval_order(split))]
 
 
 def _after(model: FeatureModel) -> str | None:

@@ -13,6 +13,7 @@ from jtl.checkpoint.load_report import load_text
 from jtl.data import load_data
 from jtl.data.base import Data
 from jtl.data.preflight import preflight
+from jtl.data.tokens import as_read
 from jtl.errors import UserError
 from jtl.tasks import build_task
 from jtl.tasks.probes import EVALUATORS, check, check_data
@@ -113,13 +114,15 @@ def probe_config(
         plain['steps'] = 1
     experiment = build(plain)
     found = preflight(experiment.data, max_unreadable=experiment.config['data']['max_unreadable'])
+    if found.unreadable:
+        experiment = build(plain, data=found.data)
     say(found.text())
     for note in experiment.plan.notes:
         say(note)
     if experiment.adaptation is not None:
         say(load_text(experiment.adaptation))
     model = of_experiment(experiment, load_leaves(experiment), stage)
-    return probe(model, found.data, experiment.config['evaluators'], experiment.config['probe'], cache=cache, say=say)
+    return probe(model, experiment.data, experiment.config['evaluators'], experiment.config['probe'], cache=cache, say=say)
 
 
 def probe_bundle(
@@ -148,4 +151,11 @@ def probe_bundle(
     task = build_task(
         configs.frozen(bundle.metadata['task']), tuple(found.data.labels), found.data.splits['train'].targets.shape[1:]
     )  # any classes will do: the head is not asked
-    return probe(replace(of_bundle(bundle, stage), task=task), found.data, names, sections['probe'], cache=cache, say=say)
+    return probe(
+        replace(of_bundle(bundle, stage), task=task),
+        as_read(found.data, bundle.preprocessing),
+        names,
+        sections['probe'],
+        cache=cache,
+        say=say,
+    )

@@ -13,10 +13,10 @@ from jtl import config as configs
 from jtl.checkpoint.base import Checkpoint
 from jtl.data import tokenizer as tokenizers
 from jtl.data.base import Data, UnreadableError
-from jtl.data.tokens import Tokens, cut_note, tokenized
 from jtl.errors import UserError
 from jtl.models import MODELS, build_model
 from jtl.models.base import WORDS
+from jtl.models.hub_config import resolve_model
 from jtl.models.text import TextPreprocessing
 from jtl.names import lookup
 
@@ -40,14 +40,6 @@ class Reading:
     checkpoints: Mapping[str, Checkpoint] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
 
-    def of(self, data: Data) -> Data:
-        """The data as they are batched: texts tokenised, with a note of those that are cut; pictures as they are."""
-        if self.text is None:
-            return data
-        splits = {name: tokenized(split, self.text) for name, split in data.splits.items()}
-        cut = [cut_note(name, split.examples) for name, split in splits.items() if isinstance(split.examples, Tokens)]
-        return replace(data, splits=splits, notes=(*data.notes, *filter(None, cut)))
-
 
 def find_reading(plain: Mapping[str, Any], sources: Mapping[str, Data]) -> Reading:
     """Open what `config.init_from` names, and see what it says of the model and its texts.
@@ -59,20 +51,13 @@ def find_reading(plain: Mapping[str, Any], sources: Mapping[str, Data]) -> Readi
     Raises:
       UserError: the model cannot be known, texts without a tokenizer, or one whose ids the model's table does not have.
     """
-    try:
-        from jtl.checkpoint.word_vectors import looks_like_word_vectors, open_word_vectors
-    except ImportError:
-        looks_like_word_vectors = open_word_vectors = None
-    try:
-        from jtl.models.hub_config import resolve_model
-    except ImportError:
-        resolve_model = lambda section, opened: dict(section)
+    from jtl.checkpoint.word_vectors import looks_like_word_vectors, open_word_vectors
 
     named, notes = named_sources(plain)
     texts = has_texts(sources[''])
     scratch = plain['tune']['recipe'] == 'scratch'
     vectors = {subtree: where for subtree, where in named.items() if subtree == _TABLE and looks_like_word_vectors(where)}
-    described = texts and not plain['text']['tokenizer'] or not plain['model']['name']
+    described = (texts and not plain['text']['tokenizer']) or not plain['model']['name']
     opened = {} if scratch and not described else open_sources({s: w for s, w in named.items() if s not in vectors})
     model = resolve_model(plain['model'], opened)
     loaded = {} if scratch else opened

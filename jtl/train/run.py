@@ -14,9 +14,12 @@ from jtl.checkpoint.load_report import load_text
 from jtl.data.base import Data
 from jtl.data.pipeline import eval_batches
 from jtl.data.preflight import Preflight, preflight
+from jtl.data.tokens import Tokens
 from jtl.errors import UserError
+from jtl.models.text import TextPreprocessing
 from jtl.report.html import RunRecord, SplitOutputs, run_report
 from jtl.report.logs import read_rows
+from jtl.report.texts import readable
 from jtl.tasks.base import HEAD
 from jtl.tasks.probes import check_data
 from jtl.train.evaluation import Evaluation, evaluate, tta_metrics
@@ -85,6 +88,7 @@ def run(config: Any, workdir: str, *, data: Data | None = None, say: Callable[[s
             config={**experiment.config, 'model': experiment.model},
             metrics=result['metrics'],
             golden=_golden(experiment),
+            target_shape=experiment.data.splits['train'].targets.shape[1:],
         )
         write_text(files.report, run_report(_record(experiment, files, found, evaluations, baselines, result)))
         write_json(files.result, result)  # last: a run that has it is finished
@@ -171,6 +175,10 @@ def _record(
     def thumbnail(split: str, index: int) -> np.ndarray:
         return np.asarray(splits[split].examples[index]['image'])
 
+    def text(split: str, index: int) -> str:
+        return readable(splits[split].examples[index])
+
+    reading = experiment.preprocessing
     return RunRecord(
         title=f'{experiment.model["name"]} on {experiment.config["data"]["name"]}: {experiment.config["tune"]["recipe"] or "phases"}',
         config=experiment.config,
@@ -192,6 +200,9 @@ def _record(
             for name, e in evaluations.items()
         ),
         thumbnail=thumbnail if 'image' in experiment.net.inputs else None,
+        text=text if isinstance(reading, TextPreprocessing) else None,
+        lengths={name: split.examples.lengths for name, split in splits.items() if isinstance(split.examples, Tokens)} or None,
+        buckets=reading.buckets if isinstance(reading, TextPreprocessing) else (),
         notes=(*found.text().splitlines()[len(found.labels) + 2 :], *(f'note: {note}' for note in experiment.task.notes)),
     )
 

@@ -17,6 +17,7 @@ from jtl.data.base import Data, UnreadableError
 from jtl.data.images import check_channels
 from jtl.data.inputs import prepare_inputs
 from jtl.data.sampling import check_sampling, class_counts
+from jtl.data.tokens import as_read
 from jtl.data.views import Views, check_views, views_of
 from jtl.defaults import OPEN_SECTIONS, default_config
 from jtl.errors import UserError, did_you_mean
@@ -118,10 +119,11 @@ def build(
     mesh = make_mesh(plain['mesh'], devices)
     sources = load_sources(plain, {**({} if data is None else {'': data}), **(sources or {})})
     reading = stored_reading(stored, plain['model']) if stored else find_reading(plain, sources)
-    sources = {name: reading.of(source) for name, source in sources.items()}
+    sources = {name: as_read(source, reading.text) for name, source in sources.items()}
     data, model = sources[''], build_model(configs.frozen(reading.model))
     check_sampling(data, plain['data']['sampling'])
     tasks = tasks_of(plain, sources, reading.text)
+    probes.check_kind(plain['evaluators'], tasks[HEAD].kind)
 
     def net_at(size: tuple[int, ...]) -> Net:
         return net_of(model, tasks, size)

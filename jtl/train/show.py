@@ -15,6 +15,7 @@ from jtl.data.inputs import pictures_of
 from jtl.data.mix import partners
 from jtl.errors import UserError, did_you_mean
 from jtl.keys import derive
+from jtl.models.preprocessing import Preprocessing
 from jtl.report.contact import Shown, contact_sheet
 from jtl.report.format import significant
 from jtl.train.parts import batches
@@ -45,14 +46,15 @@ def seen(experiment: Experiment, phase: int = 0, first_step: int = 0, *, steps: 
     Raises:
       UserError: the net reads no pictures, or the phase has no such step.
     """
-    if 'image' not in experiment.net.inputs:
+    preprocessing = experiment.preprocessing
+    if not isinstance(preprocessing, Preprocessing) or 'image' not in experiment.net.inputs:
         raise UserError(f'the model reads {", ".join(experiment.net.inputs)}: there are no pictures to show.')
     planned, split, task = experiment.plan.phases[phase], experiment.data.splits['train'], experiment.task
     if not 0 <= first_step < planned.steps:
         raise UserError(f'--step: the phase {planned.name} has the steps 0 to {planned.steps - 1}, found {first_step}.')
 
     def untouched(rows: np.ndarray) -> np.ndarray:
-        found = np.stack([prepare(np.asarray(split.examples[int(row)]['image']), experiment.preprocessing) for row in rows])
+        found = np.stack([prepare(np.asarray(split.examples[int(row)]['image']), preprocessing) for row in rows])
         return np.clip(np.rint(found), 0, 255).astype(np.uint8)
 
     def labels(rows: np.ndarray) -> tuple[str, ...]:
@@ -71,7 +73,7 @@ def seen(experiment: Experiment, phase: int = 0, first_step: int = 0, *, steps: 
         title = f'phase {planned.name}, step {step}: {len(own)} of the {len(rows)} pictures of its batch' + (
             '; in the corner the picture that is mixed in' if mixed else ''
         )
-        found.append(Shown(title, untouched(own), pictures_of(images[:count], experiment.preprocessing), labels(own), **mixed))
+        found.append(Shown(title, untouched(own), pictures_of(images[:count], preprocessing), labels(own), **mixed))
     return tuple(found)
 
 
