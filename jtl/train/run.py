@@ -12,14 +12,9 @@ import numpy as np
 from jtl.bundle import write_bundle
 from jtl.checkpoint.load_report import load_text
 from jtl.data.base import Data
-from jtl.data.pipeline import eval_batches
-from jtl.data.preflight import Preflight, preflight
-from jtl.data.tokens import Tokens
+from jtl.data.preflight import preflight
 from jtl.errors import UserError
-from jtl.models.text import TextPreprocessing
-from jtl.report.html import RunRecord, SplitOutputs, run_report
-from jtl.report.logs import read_rows
-from jtl.report.texts import readable
+from jtl.report.html import run_report
 from jtl.tasks.base import HEAD
 from jtl.tasks.probes import check_data
 from jtl.train.evaluation import Evaluation, evaluate, tta_metrics
@@ -28,6 +23,7 @@ from jtl.train.files import RunFiles, alone, read_json, run_files, write_json, w
 from jtl.train.loop import train
 from jtl.train.parts import prediction_step
 from jtl.train.probes import probe
+from jtl.train.record import golden, record
 from jtl.train.resume import Position, RunStore, plan_going_on
 from jtl.train.setup import Experiment, build, checked
 
@@ -87,10 +83,10 @@ def run(config: Any, workdir: str, *, data: Data | None = None, say: Callable[[s
             preprocessing=experiment.preprocessing,
             config={**experiment.config, 'model': experiment.model},
             metrics=result['metrics'],
-            golden=_golden(experiment),
+            golden=golden(experiment),
             target_shape=experiment.data.splits['train'].targets.shape[1:],
         )
-        write_text(files.report, run_report(_record(experiment, files, found, evaluations, baselines, result)))
+        write_text(files.report, run_report(record(experiment, files, found, evaluations, baselines, result)))
         write_json(files.result, result)  # last: a run that has it is finished
         return result
 
@@ -160,58 +156,6 @@ def _result(
         'seed': experiment.config['seed'],
         'device': f'{jax.device_count()} x {jax.devices()[0].device_kind}',
     }
-
-
-def _record(
-    experiment: Experiment,
-    files: RunFiles,
-    found: Preflight,
-    evaluations: Evaluations,
-    baselines: Baselines,
-    result: Mapping[str, Any],
-) -> RunRecord:
-    splits = experiment.data.splits
-
-    def thumbnail(split: str, index: int) -> np.ndarray:
-        return np.asarray(splits[split].examples[index]['image'])
-
-    def text(split: str, index: int) -> str:
-        return readable(splits[split].examples[index])
-
-    reading = experiment.preprocessing
-    return RunRecord(
-        title=f'{experiment.model["name"]} on {experiment.config["data"]["name"]}: {experiment.config["tune"]["recipe"] or "phases"}',
-        config=experiment.config,
-        plan=experiment.plan.to_json(),
-        rows=read_rows(files.metrics),
-        result=result,
-        kind=experiment.task.kind,
-        labels=tuple(experiment.data.labels),
-        splits=tuple(
-            SplitOutputs(
-                name,
-                e.outputs,
-                e.targets,
-                e.losses,
-                tuple(splits[name].name_of(i) for i in range(len(splits[name]))),
-                e.metrics,
-                baselines[name],
-            )
-            for name, e in evaluations.items()
-        ),
-        thumbnail=thumbnail if 'image' in experiment.net.inputs else None,
-        text=text if isinstance(reading, TextPreprocessing) else None,
-        lengths={name: split.examples.lengths for name, split in splits.items() if isinstance(split.examples, Tokens)} or None,
-        buckets=reading.buckets if isinstance(reading, TextPreprocessing) else (),
-        notes=(*found.text().splitlines()[len(found.labels) + 2 :], *(f'note: {note}' for note in experiment.task.notes)),
-    )
-
-
-def _golden(experiment: Experiment, count: int = 2) -> dict[str, np.ndarray]:
-    """A prepared batch of the first examples of the last split that has any."""
-    split = [s for s in experiment.data.splits.values() if len(s)][-1]
-    batch = next(eval_batches(split, batch_size=min(count, len(split)), preprocessing=experiment.preprocessing))
-    return {name: value for name, value in batch.items() if name in experiment.net.batch_keys}
 
 
 def extended(config: Any, workdir: str, steps: int) -> Any:
