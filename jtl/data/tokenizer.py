@@ -29,7 +29,8 @@ def defaults() -> dict[str, Any]:
         'tokenizer': '',  # '': the checkpoint's own, without a checkpoint 'words'; 'words': the words of the training texts; or where a tokenizer.json or vocab.txt lies (path, package:, hf://)
         'max_length': 0,  # tokens, special ones included; longer texts are cut. 0: the last of buckets, else min(512, what the model can read)
         'buckets': (),  # lengths to which batches are filled up, rising; (): 16, 32, 64, 128, 256, 512 up to max_length
-        'lowercase': True,  # of 'words' alone, as are the next two
+        'words_of': 'train',  # of 'words' alone, as are the next three: 'train', or 'all': also of validation and test, which frozen word vectors may know
+        'lowercase': True,
         'min_count': 1,  # how often a word must occur to have an id of its own
         'max_words': 0,  # so many words, the most frequent ones, have an id; 0: all
     }
@@ -47,6 +48,8 @@ def text_preprocessing(section: Mapping[str, Any], *, tokenizer: str, positions:
       UserError: a length that the model cannot read, buckets out of order, options of 'words' for another tokenizer.
     """
     section = {**defaults(), **section}
+    if section['words_of'] not in ('train', 'all'):
+        raise UserError(f"text.words_of: 'train' or 'all', found {section['words_of']!r}.")
     buckets = tuple(section['buckets'])
     longest = section['max_length'] or (buckets[-1] if buckets else min(512, positions or 512))
     if positions and longest > positions:
@@ -54,7 +57,7 @@ def text_preprocessing(section: Mapping[str, Any], *, tokenizer: str, positions:
             f'text.max_length={longest}: the model has {positions} positions and can read no longer text. Set text.max_length={positions} or less.'
         )
     preprocessing = TextPreprocessing(tokenizer, longest, buckets or (*(length for length in BUCKETS if length < longest), longest))
-    changed = [name for name in ('lowercase', 'min_count', 'max_words') if section[name] != defaults()[name]]
+    changed = [name for name in ('words_of', 'lowercase', 'min_count', 'max_words') if section[name] != defaults()[name]]
     if changed and json_of(tokenizer)['model'].get('type') != 'WordLevel':
         raise UserError(
             f"text.{changed[0]}={section[changed[0]]!r}: text.tokenizer='words' alone reads it, and this tokenizer knows parts of words."

@@ -10,6 +10,7 @@ from jtl.checkpoint import adapt, leaf
 from jtl.checkpoint.base import Checkpoint, CheckpointError
 from jtl.errors import UserError, did_you_mean, some_of
 from jtl.models.base import Model
+from jtl.models.hub_preprocessing import preprocessing_beside
 from jtl.models.net import Net
 from jtl.models.preprocessing import Preprocessing
 from jtl.models.text import TextPreprocessing
@@ -150,7 +151,7 @@ def stored_origins(plan: Mapping[str, Any], net_at: NetAt, text: TextPreprocessi
 def weights_preprocessing(
     model: Model, checkpoints: Mapping[str, Checkpoint], tables: Mapping[str, adapt.NameTable], plain: Mapping[str, Any]
 ) -> Preprocessing:
-    """How the loaded weights want their pictures: a jtl run's or bundle's own, a known table's, else the family's."""
+    """How the loaded weights want their pictures: a jtl run's or bundle's own, what lies beside them, a known table's, else the family's."""
     usual = _pictures(model)
     for subtree, checkpoint in checkpoints.items():
         if subtree not in ('', 'backbone'):
@@ -158,9 +159,12 @@ def weights_preprocessing(
         if 'preprocessing' in checkpoint.metadata:
             found = Preprocessing.from_json(checkpoint.metadata['preprocessing'])
             return replace(found, size=usual.size) if plain['model']['image_size'] else found
-        for weights in model.weights:
-            if weights.table == tables[subtree] and weights.preprocessing is not None:
-                return weights.preprocessing
+        of_layout = next((w.preprocessing for w in model.weights if w.table == tables[subtree] and w.preprocessing), None)
+        found = preprocessing_beside(checkpoint, of_layout or usual)
+        if found is not None:
+            return replace(found, size=usual.size) if plain['model']['image_size'] else found
+        if of_layout is not None:
+            return of_layout
     return usual
 
 

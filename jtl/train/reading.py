@@ -59,7 +59,7 @@ def find_reading(plain: Mapping[str, Any], sources: Mapping[str, Data]) -> Readi
     vectors = {subtree: where for subtree, where in named.items() if subtree == _TABLE and looks_like_word_vectors(where)}
     described = (texts and not plain['text']['tokenizer']) or not plain['model']['name']
     opened = {} if scratch and not described else open_sources({s: w for s, w in named.items() if s not in vectors})
-    model = resolve_model(plain['model'], opened)
+    model = resolve_model(plain['model'], opened, strict=not (plain['init_rules'] or plain['init_ignore']))
     loaded = {} if scratch else opened
     if not texts:
         return Reading(model, None, loaded, tuple(notes))
@@ -126,7 +126,7 @@ def _tokenizer(section: Mapping[str, Any], opened: Mapping[str, Checkpoint], sou
     name = section['tokenizer']
     if name == 'words' or (not name and not opened):
         return tokenizers.word_tokenizer(
-            (text for data in sources.values() for text in _training_texts(data)),
+            (text for data in sources.values() for text in _texts(data, section['words_of'])),
             lowercase=section['lowercase'],
             min_count=section['min_count'],
             max_words=section['max_words'],
@@ -144,19 +144,15 @@ def _tokenizer(section: Mapping[str, Any], opened: Mapping[str, Checkpoint], sou
     )
 
 
-def _training_texts(data: Data) -> Iterator[Any]:
-    examples = data.splits['train'].examples
-    for index in range(len(examples)):
-        try:
-            found = examples[index]
-        except UnreadableError:  # the preflight names it
-            continue
-        if 'words' in found:
-            yield found['words']
-        elif 'text' in found:
-            yield found['text']
-            if 'pair' in found:
-                yield found['pair']
+def _texts(data: Data, words_of: str) -> Iterator[Any]:
+    """The texts and sentences of the training split, or of all."""
+    for examples in (split.examples for name, split in data.splits.items() if words_of == 'all' or name == 'train'):
+        for index in range(len(examples)):
+            try:
+                found = examples[index]
+            except UnreadableError:  # the preflight names it
+                continue
+            yield from (found[key] for key in ('words', 'text', 'pair') if key in found)
 
 
 def _as_table(vectors: Checkpoint) -> Checkpoint:
