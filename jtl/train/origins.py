@@ -160,9 +160,9 @@ def weights_preprocessing(
             found = Preprocessing.from_json(checkpoint.metadata['preprocessing'])
             return replace(found, size=usual.size) if plain['model']['image_size'] else found
         of_layout = next((w.preprocessing for w in model.weights if w.table == tables[subtree] and w.preprocessing), None)
-        found = preprocessing_beside(checkpoint, of_layout or usual)
-        if found is not None:
-            return replace(found, size=usual.size) if plain['model']['image_size'] else found
+        own = preprocessing_beside(checkpoint, of_layout or usual)
+        if own is not None:
+            return replace(own, size=usual.size) if plain['model']['image_size'] else own
         if of_layout is not None:
             return of_layout
     return usual
