@@ -8,7 +8,7 @@ number of steps of the whole run, which the phases share, so that recipes compar
 import inspect
 import re
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import pairwise
 from typing import Any
 
@@ -111,15 +111,24 @@ def lp_ft(
 
 
 def gradual(
-    stages: Sequence[Any], steps: int, *, chunks: int = 4, lr: float = 0.0, head_lr: float = 0.0, decay: float = 1.0
+    stages: Sequence[Any],
+    steps: int,
+    *,
+    chunks: int = 4,
+    lr: float = 0.0,
+    head_lr: float = 0.0,
+    decay: float = 1.0,
+    last_fraction: float = 0.0,
 ) -> tuple[Phase, ...]:
     """Gradual unfreezing (Howard and Ruder 2018): the heads first, then the stages from the top in `chunks` parts, each joining the rest.
 
-    A backbone with fewer stages than `chunks` has one stage a part. `decay` lowers the rate of each chunk below the one above it, as in `layerwise`.
+    A backbone with fewer stages than `chunks` has one stage a part. `decay` lowers the rate of each chunk below the one above it, as in
+    `layerwise`. The last phase, in which everything trains, has `last_fraction` of the steps, and those before it share the rest; with 0.0 all
+    are equally long.
     """
     body = _body(stages)
-    if chunks < 1:
-        raise UserError(f'config.tune.gradual.chunks: a whole number of at least 1, found {chunks}.')
+    _check_chunks('gradual', chunks)
+    _check_fraction('gradual.last_fraction', last_fraction)
     chunks = min(chunks, len(body))
     if steps < chunks + 1:
         raise UserError(f'config.tune.recipe=gradual has {chunks + 1} phases and needs as many steps, found {steps}.')
@@ -128,6 +137,9 @@ def gradual(
     parts = [list(reversed(body))[a:b] for a, b in pairwise(bounds)]
     phases, rules = [], [('heads/.*', 'head'), (_POOLING, 'head')]
     ends = [round(steps * k / (chunks + 1)) for k in range(chunks + 2)]
+    if last_fraction and chunks:
+        before = min(max(chunks, round(steps * (1 - last_fraction))), steps - 1)
+        ends = [*(round(before * k / chunks) for k in range(chunks + 1)), steps]
     for k in range(chunks + 1):
         tail = []
         if k:
@@ -141,7 +153,57 @@ def gradual(
     return tuple(phases)
 
 
-RECIPES: Mapping[str, Callable[..., tuple[Phase, ...]]] = {f.__name__: f for f in (scratch, probe, last, full, layerwise, lp_ft, gradual)}
+def ulmfit(
+    stages: Sequence[Any],
+    steps: int,
+    *,
+    task: str = 'lm',
+    general: str = 'general',
+    target: str = 'target',
+    general_fraction: float = 0.4,
+    general_lr: float = 0.0,
+    target_fraction: float = 0.2,
+    target_lr: float = 0.0,
+    target_decay: float = 1 / 2.6,
+    chunks: int = 4,
+    lr: float = 0.0,
+    head_lr: float = 0.0,
+    decay: float = 1 / 2.6,
+    last_fraction: float = 0.5,
+) -> tuple[Phase, ...]:
+    """ULMFiT (Howard and Ruder 2018): a language model on general text, then on the target's own text, then the task, thawed from the top.
+
+    The config says what the names mean: `config.tasks.lm = {'name': 'causal_lm'}`, and in `config.sources` the data 'general' and 'target',
+    by the fields in which they differ from `config.data`: {} for its own texts, {'shots': 0} for those of all its training examples. A language
+    model has a `<name>_fraction` of the steps, and is left out where that is 0.0: the general one where `init_from` names its weights, both for
+    the same net without them. The task has the rest, as `gradual` (`chunks`, `lr`, `head_lr`, `decay`, `last_fraction`).
+
+    The general model has one rate; the target's has `target_lr` in its last stage and `target_decay` times that in each stage below (1.0, where
+    no general one came before it). The slanted triangular rates of the original are `optimizer.schedule='linear'`, `warmup=0.1`, `final=1/32`.
+    """
+    _check_chunks('ulmfit', chunks)
+    for name, fraction in (('general', general_fraction), ('target', target_fraction), ('last', last_fraction)):
+        _check_fraction(f'ulmfit.{name}_fraction', fraction)
+    general_steps, target_steps = (max(1, round(steps * f)) if f else 0 for f in (general_fraction, target_fraction))
+    left, needed = steps - general_steps - target_steps, min(chunks, len(_body(stages))) + 1
+    if left < needed:
+        raise UserError(
+            f'config.tune.recipe=ulmfit: the language models (general_fraction, target_fraction) leave {max(left, 0)} of {steps} steps, but the '
+            f'task has {needed} phases and needs as many. Give it more steps, or fewer chunks.'
+        )
+    phases: list[Phase] = []
+    if general_steps:
+        (phase,) = full(stages, general_steps, lr=general_lr, head_lr=general_lr)
+        phases.append(replace(phase, name='general_lm', task=task, data=general))
+    if target_steps:
+        (phase,) = layerwise(stages, target_steps, lr=target_lr, head_lr=target_lr, decay=target_decay)
+        phases.append(replace(phase, name='target_lm', task=task, data=target))
+    return (*phases, *gradual(stages, left, chunks=chunks, lr=lr, head_lr=head_lr, decay=decay, last_fraction=last_fraction))
+
+
+RECIPES: Mapping[str, Callable[..., tuple[Phase, ...]]] = {
+    f.__name__: f for f in (scratch, probe, last, full, layerwise, lp_ft, gradual, ulmfit)
+}
 
 
 def knobs(recipe: Callable[..., Any]) -> dict[str, Any]:
@@ -176,6 +238,8 @@ def expand(section: Mapping[str, Any], written: Sequence[Mapping[str, Any]], sta
         for knob, value in given.items():
             if isinstance(known[knob], int | float) and not _is_like(value, known[knob]):
                 raise UserError(f'config.tune.{section["recipe"]}.{knob}: a number such as {known[knob]}, found {value!r}.')
+            if isinstance(known[knob], str) and not isinstance(value, str):
+                raise UserError(f'config.tune.{section["recipe"]}.{knob}: a name such as {known[knob]!r}, found {value!r}.')
         if steps < 1:
             raise UserError('config.steps: a recipe needs the number of steps; set config.steps or config.epochs.')
         return recipe(stages, steps, **given)
@@ -229,6 +293,16 @@ def _thawed(stages: Sequence[Any], n: int) -> list[tuple[str, str]]:
 def _rules(recipe: str, pairs: Sequence[tuple[str, str]]) -> tuple[Rule, ...]:
     # Optional: a stage without parameters (pooling) or a backbone without shared ones is no mistake.
     return as_rules([Rule(pattern, group, optional=True) for pattern, group in pairs], origin=f'recipe {recipe}')
+
+
+def _check_chunks(recipe: str, chunks: int) -> None:
+    if chunks < 1:
+        raise UserError(f'config.tune.{recipe}.chunks: a whole number of at least 1, found {chunks}.')
+
+
+def _check_fraction(knob: str, fraction: float) -> None:
+    if not 0 <= fraction < 1:
+        raise UserError(f'config.tune.{knob}: a fraction of the steps from 0 to below 1, found {fraction}.')
 
 
 def _is_like(value: Any, number: float) -> bool:

@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from jtl.errors import UserError
-from jtl.recipes import FROZEN, RECIPES, expand, find_recipe, full, gradual, knobs, last, layerwise, lp_ft, probe, scratch
+from jtl.recipes import FROZEN, RECIPES, expand, find_recipe, full, gradual, knobs, last, layerwise, lp_ft, probe, scratch, ulmfit
 from jtl.rules import resolve
 
 
@@ -50,7 +50,7 @@ def test_every_recipe_on_every_chain(stages, steps, shared):
         try:
             phases = recipe(stages, steps)
         except UserError as error:
-            assert 'steps' in str(error) and steps < 6, name  # lp_ft and gradual need a step a phase
+            assert 'steps' in str(error) and steps < (11 if name == 'ulmfit' else 6), name  # they need a step a phase
             continue
         assert sum(phase.steps for phase in phases) == steps and min(phase.steps for phase in phases) >= 1, name
         for phase in phases:
@@ -58,7 +58,7 @@ def test_every_recipe_on_every_chain(stages, steps, shared):
             assert {g for path, g in assigned.items() if path.startswith('heads/')} == {'all' if name == 'scratch' else 'head'}
             assert set(assigned.values()) - {FROZEN} <= set(phase.groups), (name, 'each group has its settings')
         whole = {'heads', *({'shared'} if shared else ()), *(s.name for s in stages if s.name != 'pool')}
-        if name in ('scratch', 'full', 'layerwise', 'lp_ft', 'gradual'):
+        if name not in ('probe', 'last'):
             assert trains(phases[-1], stages, shared) == whole, name
 
 
@@ -105,6 +105,40 @@ def test_gradual_lowers_the_rate_chunk_by_chunk():
     assert phases[0].groups == {'head': {'lr': 0.5}}
     assert phases[4].groups['chunk_1'] == {'lr': 0.2, 'lr_factor': 1.0}
     assert phases[4].groups['chunk_4'] == {'lr': 0.2, 'lr_factor': 0.125}
+
+
+@settings(derandomize=True, deadline=None, max_examples=40)
+@given(steps=st.integers(9, 3000), chunks=st.integers(1, 8), fraction=st.floats(0.01, 0.99))
+def test_the_last_phase_of_gradual_has_its_fraction(steps, chunks, fraction):
+    lengths = [p.steps for p in gradual(CHAIN, steps, chunks=chunks, last_fraction=fraction)]
+    *before, after = lengths
+    assert sum(lengths) == steps and min(lengths) >= 1 and max(before) - min(before) <= 1
+    assert abs(after - fraction * steps) <= 0.5 or sum(before) == chunks or after == 1  # no phase is left without a step
+
+
+def test_ulmfit_is_two_language_models_and_then_gradual():
+    assert [(p.name, p.steps, p.task, p.data) for p in ulmfit(TAILED, 100, chunks=2)] == [
+        ('general_lm', 40, 'lm', 'general'),
+        ('target_lm', 20, 'lm', 'target'),
+        ('heads', 10, 'main', ''),
+        ('thaw_1', 10, 'main', ''),
+        ('thaw_2', 20, 'main', ''),
+    ]
+    first, second, *rest = ulmfit(
+        CHAIN, 100, general_lr=0.3, target_lr=0.2, target_decay=0.5, lr=0.1, head_lr=0.4, decay=0.25, last_fraction=0.0
+    )
+    assert first.groups == {'head': {'lr': 0.3}, 'backbone': {'lr': 0.3}}
+    assert second.groups['head'] == {'lr': 0.2} and second.groups['block_9'] == {'lr': 0.2, 'lr_factor': 0.25}
+    assert tuple(rest) == gradual(CHAIN, 40, lr=0.1, head_lr=0.4, decay=0.25)
+
+
+def test_ulmfit_without_a_language_model_and_under_other_names():
+    assert ulmfit(CHAIN, 50, general_fraction=0.0, target_fraction=0.0, last_fraction=0.5) == gradual(
+        CHAIN, 50, decay=1 / 2.6, last_fraction=0.5
+    )
+    phases = ulmfit(CHAIN, 50, task='words', general='wiki', target='mine')
+    assert [(p.task, p.data) for p in phases[:3]] == [('words', 'wiki'), ('words', 'mine'), ('main', '')]
+    assert [p.name for p in ulmfit(CHAIN, 50, general_fraction=0.0)][:2] == ['target_lm', 'heads']
 
 
 def test_layerwise_rates_are_geometric_from_the_top():
@@ -184,6 +218,12 @@ def test_a_recipe_of_ones_own(tmp_path):
         ({'recipe': 'gradual'}, (), 4, r'has 5 phases and needs as many steps, found 4'),
         ({'recipe': 'lp_ft'}, (), 1, r'needs at least 2 steps, found 1'),
         ({'recipe': 'lp_ft', 'lp_ft': {'probe_fraction': 1.0}}, (), 9, r'^config\.tune\.lp_ft\.probe_fraction: .* found 1\.0'),
+        ({'recipe': 'gradual', 'gradual': {'last_fraction': 1.0}}, (), 9, r'^config\.tune\.gradual\.last_fraction: .* found 1\.0'),
+        ({'recipe': 'ulmfit', 'ulmfit': {'chunks': 0}}, (), 99, r'^config\.tune\.ulmfit\.chunks: .* found 0\.'),
+        ({'recipe': 'ulmfit', 'ulmfit': {'target_fraction': -0.1}}, (), 99, r'^config\.tune\.ulmfit\.target_fraction: .* found -0\.1'),
+        ({'recipe': 'ulmfit', 'ulmfit': {'task': 3}}, (), 99, r"^config\.tune\.ulmfit\.task: a name such as 'lm', found 3\."),
+        ({'recipe': 'ulmfit'}, (), 9, r'leave 3 of 9 steps, but the task has 5 phases and needs as many\.'),
+        ({'recipe': 'ulmfit', 'ulmfit': {'general_fraction': 0.9}}, (), 50, r'leave 0 of 50 steps'),
         ({'recipe': 'probe'}, (), 0, r'^config\.steps: '),
         ({'recipe': ''}, (), 9, r'config\.phases'),
         ({'recipe': ''}, ({**PHASE, 'stesp': 1},), 9, r"^config\.phases\[0\]: there is no field 'stesp'\. A phase has batch_norm, "),

@@ -186,14 +186,16 @@ def tasks_of(plain: Mapping[str, Any], sources: Mapping[str, Data], text: TextPr
 def check_phases(phases: Sequence[Phase], tasks: Mapping[str, Task], sources: Mapping[str, Data]) -> None:
     """UserError for a phase of a task or of data that there are not, and for a last phase that does not train the run's own task."""
     for phase in phases:
+        where = f'phase {phase.name!r}'
         if phase.task not in tasks:
             raise UserError(
-                f'phase {phase.name!r}: there is no task {phase.task!r} in config.tasks. {did_you_mean(phase.task, tasks)}'.rstrip()
+                f'{where}: there is no task {phase.task!r}. Describe it in config.tasks.{phase.task}, with fields as of config.task, such as '
+                f"{{'name': 'causal_lm'}}. {did_you_mean(phase.task, tasks)}".rstrip()
             )
         if phase.data not in sources:
-            known = [name for name in sources if name]
             raise UserError(
-                f'phase {phase.name!r}: there are no data {phase.data!r} in config.sources. {did_you_mean(phase.data, known)}'.rstrip()
+                f'{where}: there are no data {phase.data!r}. Describe them in config.sources.{phase.data}, by the fields in which they differ '
+                f'from config.data: {{}} for the same. {did_you_mean(phase.data, filter(None, sources))}'.rstrip()
             )
     if phases[-1].task != HEAD:
         raise UserError(f'phase {phases[-1].name!r}: the last phase trains the task of config.task, not {phases[-1].task!r}.')
