@@ -11,7 +11,7 @@ from safetensors.numpy import load_file, save_file
 import jtl
 from jtl.bundle import find_pictures, load_bundle, write_bundle
 from jtl.errors import UserError
-from jtl.train.run import _golden
+from jtl.train.record import golden
 
 
 def experiment():
@@ -32,7 +32,7 @@ def write(made, leaves, where, **more):
         preprocessing=made.preprocessing,
         config=made.config,
         metrics={'test/accuracy': 0.5},
-        golden=_golden(made),
+        golden=golden(made),
         **more,
     )
 
