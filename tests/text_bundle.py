@@ -8,7 +8,7 @@ import numpy as np
 
 import jtl
 from jtl.bundle import write_bundle
-from jtl.train.run import _golden
+from jtl.train.record import golden
 
 TEXTS = ('good film', 'a bad film', 'the dog sings a good song', 'bad')
 
@@ -41,7 +41,7 @@ def write(made, leaves, where):
         preprocessing=made.preprocessing,
         config={**made.config, 'model': made.model},
         metrics={},
-        golden=_golden(made),
+        golden=golden(made),
     )
 
 
