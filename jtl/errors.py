@@ -4,11 +4,23 @@ The command line prints the message of a `UserError` on stderr and exits with 2,
 """
 
 import difflib
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 
 
 class UserError(Exception):
     """Something outside jtl is wrong: a config field, a file, a shape, a pattern, a data row."""
+
+
+@contextmanager
+def within(where: str) -> Iterator[None]:
+    """A `UserError` from inside begins with `where`, the part of the config that it is about; with '' it stays as it is."""
+    try:
+        yield
+    except UserError as error:
+        if not where:
+            raise
+        raise type(error)(f'{where}: {error}') from None
 
 
 def nearest(word: str, choices: Iterable[str], n: int = 3) -> list[str]:

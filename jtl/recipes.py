@@ -265,6 +265,9 @@ def _written_phase(index: int, phase: Mapping[str, Any]) -> Phase:
     groups = phase.get('groups', {})
     if not isinstance(groups, Mapping) or not all(isinstance(settings, Mapping) for settings in groups.values()):
         raise UserError(f"{where}.groups: a dict from groups to their settings, such as {{'head': {{'lr': 0.01}}}}, found {groups!r}.")
+    for key in ('task', 'data'):
+        if not isinstance(phase.get(key, ''), str):
+            raise UserError(f'{where}.{key}: a name, found {phase[key]!r}.')
     return Phase(
         name=phase.get('name') or f'phase_{index}',
         steps=phase['steps'],

@@ -20,7 +20,7 @@ from jtl.data.sampling import check_sampling, class_counts
 from jtl.data.tokens import as_read
 from jtl.data.views import Views, check_views, views_of
 from jtl.defaults import OPEN_SECTIONS, default_config
-from jtl.errors import UserError, did_you_mean
+from jtl.errors import UserError, did_you_mean, some_of, within
 from jtl.keys import derive
 from jtl.models import build_model
 from jtl.models.base import Features
@@ -119,7 +119,7 @@ def build(
     mesh = make_mesh(plain['mesh'], devices)
     sources = load_sources(plain, {**({} if data is None else {'': data}), **(sources or {})})
     reading = stored_reading(stored, plain['model']) if stored else find_reading(plain, sources)
-    sources = {name: as_read(source, reading.text) for name, source in sources.items()}
+    sources = {name: _read(name, source, reading.text) for name, source in sources.items()}
     data, model = sources[''], build_model(configs.frozen(reading.model))
     check_sampling(data, plain['data']['sampling'])
     tasks = tasks_of(plain, sources, reading.text)
@@ -131,7 +131,7 @@ def build(
     net, origins = stored_origins(stored, net_at, reading.text) if stored else find_origins(plain, model, net_at, reading)
     check_kept_head(origins.adaptation, data.labels)
     phases = phases_of(plain, net, len(data.splits['train']))
-    check_phases(phases, tasks, sources)
+    check_phases(phases, plain, tasks, sources, reading.text)
     plan = make_plan(
         net,
         phases,
@@ -161,30 +161,49 @@ def load_sources(plain: Mapping[str, Any], given: Mapping[str, Data]) -> dict[st
     for name, fields in plain['sources'].items():
         if not name or not isinstance(fields, Mapping):
             raise UserError(f'config.sources.{name}: a name, and the fields in which these data differ from config.data, found {fields!r}.')
-        found[name] = given[name] if name in given else load_data(configs.frozen({**plain['data'], **fields}))
+        with within(f'config.sources.{name}'):
+            found[name] = given[name] if name in given else load_data(configs.frozen({**plain['data'], **fields}))
     return found
+
+
+def _read(name: str, data: Data, text: TextPreprocessing | None) -> Data:
+    with within(f'config.sources.{name}' if name else ''):
+        return as_read(data, text)
 
 
 def tasks_of(plain: Mapping[str, Any], sources: Mapping[str, Data], text: TextPreprocessing | None) -> dict[str, Task]:
     """The task of `config.task` and those of `config.tasks`, by the names of their heads. UserError for fields that are wrong."""
     found = {}
     for name, written in {HEAD: plain['task'], **plain['tasks']}.items():
-        where = 'config.task' if name == HEAD else f'config.tasks.{name}'
+        where = 'config.task' if written is plain['task'] else f'config.tasks.{name}'
         if not isinstance(written, Mapping) or '/' in name or (name == HEAD and written is not plain['task']):
             raise UserError(f"{where}: a name other than 'main' without '/', and fields as of config.task, found {written!r}.")
-        section = configs.frozen({key: value for key, value in written.items() if key != 'data'})
-        source = written.get('data', '')
-        if source not in sources:
+        source = written.get('data', '') if name != HEAD else ''  # that of config.task is config.data
+        if not isinstance(source, str) or source not in sources:
             raise UserError(
-                f'{where}.data: there are no such data in config.sources: {source!r}. {did_you_mean(str(source), sources)}'.rstrip()
+                f'{where}.data: there are no such data in config.sources: {source!r}. {did_you_mean(str(source), filter(None, sources))}'.rstrip()
             )
-        data = sources[source]
-        found[name] = build_task(section, data.labels, data.splits['train'].targets.shape[1:], class_counts(data), text)
+        found[name] = _task_on(name, written, sources[source], text)
     return found
 
 
-def check_phases(phases: Sequence[Phase], tasks: Mapping[str, Task], sources: Mapping[str, Data]) -> None:
-    """UserError for a phase of a task or of data that there are not, and for a last phase that does not train the run's own task."""
+def _task_on(name: str, written: Mapping[str, Any], data: Data, text: TextPreprocessing | None) -> Task:
+    """The task of a head, with the labels and the targets of these data."""
+    section = configs.frozen({key: value for key, value in written.items() if key != 'data' or name == HEAD})
+    with within(f'config.tasks.{name}' if name != HEAD else ''):
+        return build_task(section, data.labels, data.splits['train'].targets.shape[1:], class_counts(data), text)
+
+
+def check_phases(
+    phases: Sequence[Phase],
+    plain: Mapping[str, Any],
+    tasks: Mapping[str, Task],
+    sources: Mapping[str, Data],
+    text: TextPreprocessing | None,
+) -> None:
+    """UserError for a phase of a task or of data that there are not, or of data whose targets are not the task's, and for a last phase that
+    does not train the run's own task.
+    """
     for phase in phases:
         where = f'phase {phase.name!r}'
         if phase.task not in tasks:
@@ -197,6 +216,14 @@ def check_phases(phases: Sequence[Phase], tasks: Mapping[str, Task], sources: Ma
                 f'{where}: there are no data {phase.data!r}. Describe them in config.sources.{phase.data}, by the fields in which they differ '
                 f'from config.data: {{}} for the same. {did_you_mean(phase.data, filter(None, sources))}'.rstrip()
             )
+        task, data, place = tasks[phase.task], sources[phase.data], f'config.sources.{phase.data}' if phase.data else 'config.data'
+        with within(f'{where}, on {place}'):
+            there = _task_on(phase.task, plain['task'] if phase.task == HEAD else plain['tasks'][phase.task], data, text)
+            if (there.head, tuple(there.labels)) != (task.head, tuple(task.labels)):
+                raise UserError(
+                    f'the targets are not those of the task {phase.task!r}: labels {some_of(data.labels) or "none"}, but '
+                    f"{some_of(task.labels) or 'none'} in the task's own data. Name these data in the phase, or give both the same labels."
+                )
     if phases[-1].task != HEAD:
         raise UserError(f'phase {phases[-1].name!r}: the last phase trains the task of config.task, not {phases[-1].task!r}.')
 
@@ -257,6 +284,10 @@ def check_augmentation(
         raise UserError(f'config.tta: views are taken of pictures, the model reads {", ".join(inputs)}.')
     if mixing:
         raise UserError(f'config.augment.mixup, cutmix: pictures are mixed, the model reads {", ".join(inputs)}.')
+    usual = vars(settings_of({}))
+    changed = [name for name, value in vars(settings).items() if value != usual[name]]
+    if changed:
+        raise UserError(f'config.augment.{changed[0]}: pictures are augmented, the model reads {", ".join(inputs)}.')
 
 
 def check_pictures(data: Data, preprocessing: Preprocessing, settings: Settings) -> None:
