@@ -51,6 +51,8 @@ def text_preprocessing(section: Mapping[str, Any], *, tokenizer: str, positions:
     if section['words_of'] not in ('train', 'all'):
         raise UserError(f"text.words_of: 'train' or 'all', found {section['words_of']!r}.")
     buckets = tuple(section['buckets'])
+    if any(isinstance(length, bool) or not isinstance(length, int) for length in buckets):
+        raise UserError(f'text.buckets: whole numbers, found {buckets}.')
     longest = section['max_length'] or (buckets[-1] if buckets else min(512, positions or 512))
     if positions and longest > positions:
         raise UserError(

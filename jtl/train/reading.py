@@ -11,11 +11,12 @@ from typing import Any
 
 from jtl import config as configs
 from jtl.checkpoint.base import Checkpoint
+from jtl.checkpoint.tables import prefix_of, source_of
 from jtl.data import tokenizer as tokenizers
 from jtl.data.base import Data, UnreadableError
 from jtl.errors import UserError
 from jtl.models import MODELS, build_model
-from jtl.models.base import WORDS
+from jtl.models.base import WORDS, Model
 from jtl.models.hub_config import resolve_model
 from jtl.models.text import TextPreprocessing
 from jtl.names import lookup
@@ -61,29 +62,39 @@ def find_reading(plain: Mapping[str, Any], sources: Mapping[str, Data]) -> Readi
     opened = {} if scratch and not described else open_sources({s: w for s, w in named.items() if s not in vectors})
     model = resolve_model(plain['model'], opened, strict=not (plain['init_rules'] or plain['init_ignore']))
     loaded = {} if scratch else opened
+    of_words = 'vocab_size' in inspect.signature(lookup(model['name'], MODELS, 'model')).parameters
     if not texts:
+        if of_words:
+            raise UserError(f"model.name: {model['name']} reads text, which the data are not. See data.name: 'text_csv', 'conll', ...")
         return Reading(model, None, loaded, tuple(notes))
-    found = _tokenizer(plain['text'], opened, sources)
-    rows = tokenizers.text_preprocessing({}, tokenizer=found, positions=0).vocab_size
-    if not model.get('vocab_size') and 'vocab_size' in inspect.signature(lookup(model['name'], MODELS, 'model')).parameters:
-        model = {**model, 'vocab_size': rows}
-    built = build_model(configs.frozen(model))
-    text = tokenizers.text_preprocessing(configs.frozen(plain['text']), tokenizer=found, positions=built.positions)
-    if not built.vocabulary:
+    if not of_words and not build_model(configs.frozen(model)).vocabulary:
         raise UserError(f'model.name: {model["name"]} reads no text, which the data are. Choose a text model such as lstm or bert_base.')
+    found = _tokenizer(plain['text'], opened, sources)
+    ids = tokenizers.text_preprocessing({}, tokenizer=found, positions=0).vocab_size
+    filled = of_words and not model.get('vocab_size')
+    built = build_model(configs.frozen({**model, 'vocab_size': ids} if filled else model))
+    text = tokenizers.text_preprocessing(configs.frozen(plain['text']), tokenizer=found, positions=built.positions)
+    table = None if vectors or plain['init_rules'] else _loaded_table(built, loaded)
+    if table is not None:
+        rows, checkpoint = table
+        tokenizers.check_vocabulary(text, rows, checkpoint.origin)
+        if plain['text']['tokenizer'] == 'words':
+            _check_words(text, rows, checkpoint)
+    if filled:
+        model = {**model, 'vocab_size': table[0] if table is not None else ids}
     tokenizers.check_vocabulary(text, built.vocabulary, f'model {model["name"]}')
     for subtree, where in ({} if scratch else vectors).items():
-        of_words = open_word_vectors(where, text.words)
-        loaded = {**loaded, subtree: _as_table(of_words)}
-        notes.append(of_words.metadata['note'])
+        found_vectors = open_word_vectors(where, text.words)
+        loaded = {**loaded, subtree: _as_table(found_vectors)}
+        notes.append(found_vectors.metadata['note'])
     return Reading(model, text, loaded, tuple(notes))
 
 
 def stored_reading(plan: Mapping[str, Any], section: Mapping[str, Any]) -> Reading:
-    """What the plan.json of a run that goes on tells, and the config's `model` section says anew."""
+    """What the plan.json of a run that goes on tells; `section` is the config's `model`, which an older plan.json does not have complete."""
     said = plan.get('preprocessing', {})
     text = TextPreprocessing.from_json(said) if 'tokenizer' in said else None
-    return Reading({**plan.get('model', {}), **{key: value for key, value in section.items() if key != 'name' or value}}, text)
+    return Reading({**section, **plan.get('model', {})}, text)
 
 
 def named_sources(plain: Mapping[str, Any]) -> tuple[dict[str, str], list[str]]:
@@ -112,7 +123,7 @@ def open_sources(named: Mapping[str, str]) -> dict[str, Checkpoint]:
 def has_texts(data: Data) -> bool:
     """Whether the examples are texts, or sentences of words; as the first one that can be read says."""
     examples = data.splits['train'].examples
-    for index in range(min(len(examples), 100)):
+    for index in range(len(examples)):
         try:
             found = examples[index]
         except UnreadableError:
@@ -142,6 +153,32 @@ def _tokenizer(section: Mapping[str, Any], opened: Mapping[str, Checkpoint], sou
         f'config.text.tokenizer: no tokenizer.json or vocab.txt lies beside {", ".join(c.origin for c in opened.values())}. '
         "Name the place of one, or 'words' for a vocabulary of the training texts."
     )
+
+
+def _loaded_table(model: Model, checkpoints: Mapping[str, Checkpoint]) -> tuple[int, Checkpoint] | None:
+    """The rows of the word table that is loaded, and where it lies; None where none is."""
+    places = [subtree for subtree in checkpoints if not subtree or f'{WORDS}/'.startswith(f'{subtree}/')]
+    if not places:
+        return None
+    checkpoint = checkpoints[max(places, key=len)]
+    keys = [key for key in checkpoint.specs if f'/{key}'.endswith(f'/{WORDS}')]
+    for table in (weights.table for weights in model.weights):
+        prefix = prefix_of(table, checkpoint)
+        if prefix is not None:
+            keys += [source[0] for rule in table.rules if rule.match(WORDS) and (source := source_of(rule, WORDS, prefix)) is not None]
+    shape = checkpoint.specs[keys[0]].shape if keys and keys[0] in checkpoint.specs else ()
+    return (shape[0], checkpoint) if shape else None
+
+
+def _check_words(text: TextPreprocessing, rows: int, checkpoint: Checkpoint) -> None:
+    """UserError where the vocabulary of the training texts is not the one that the rows of a loaded word table stand for."""
+    own = tokenizers.checkpoint_tokenizer(checkpoint.beside, checkpoint.origin)
+    if text.vocab_size != rows if own is None else replace(text, tokenizer=own) != text:
+        raise UserError(
+            f"config.text.tokenizer='words': the {rows:,} rows of the word table of {checkpoint.origin} do not stand for the "
+            f"{text.vocab_size:,} words of the training texts. Leave text.tokenizer empty for the checkpoint's own tokenizer, or start the "
+            f'table new: config.init_rules=(({WORDS!r}, None),), and its key in config.init_ignore.'
+        )
 
 
 def _texts(data: Data, words_of: str) -> Iterator[Any]:
