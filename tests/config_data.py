@@ -3,10 +3,13 @@
 import io
 from pathlib import Path
 
+import config_texts
+import jax
 import numpy as np
 import tensorflow_datasets as tfds
 from PIL import Image
 
+import jtl
 from jtl.config import parse
 
 CONFIGS = Path(__file__).parents[1] / 'configs'
@@ -74,8 +77,13 @@ def tfds_like(name, root, count=24):
 
 
 def config_on(name, root, *fields):
-    """The config of a file, reading generated data below `root` from random weights: what trains does not depend on the weights."""
-    config = parse([f'--config={CONFIGS / name}', '--config.batch_size=8', *(f'--config.{field}' for field in fields)]).config
+    """The config of a file, reading generated data below `root`: pictures from random weights, for what trains does not depend on them;
+    texts from tiny checkpoints, for theirs say which net it is and how they are read."""
+    argument = f':{config_texts.ARGUMENTS[name]}' if name in config_texts.ARGUMENTS else ''
+    overrides = ['--config.batch_size=8', *(f'--config.{field}' for field in fields)]
+    config = parse([f'--config={CONFIGS / name}{argument}', *overrides]).config
+    if name in config_texts.SMALL:
+        return config_texts.point(config, root)
     config.init_from = None
     if config.data.name == 'folder':
         config.data.root = str(root / 'pictures')
@@ -86,3 +94,25 @@ def config_on(name, root, *fields):
         if not (root / 'tfds' / config.data.name).exists():
             tfds_like(config.data.name, root / 'tfds')
     return config
+
+
+def leaves_of(experiment):
+    """Random parameters and plain statistics. (Compiling the initialisers takes longer than all else.)"""
+    random = np.random.default_rng(0)
+    leaves = {
+        path: jax.numpy.asarray(random.normal(scale=0.1, size=spec.shape), spec.dtype) for path, spec in experiment.net.params.items()
+    }
+    return leaves | {path: jax.numpy.full(spec.shape, path.endswith('/var'), spec.dtype) for path, spec in experiment.net.stats.items()}
+
+
+def trained(experiment, steps=2):
+    """The trained parameters before the first step of a run, and the state after some steps."""
+    frozen, state = jtl.start(experiment, leaves_of(experiment))
+    before = jax.device_get(state.params)
+    batches = jtl.batches(experiment)
+    batch = next(batches)
+    quick = {'xla_backend_optimization_level': 0, 'xla_llvm_disable_expensive_passes': True}
+    step = jtl.training_step(experiment).lower(frozen, state, batch).compile(compiler_options=quick)
+    for _ in range(steps):
+        state, batch = step(frozen, state, batch), next(batches)
+    return before, state

