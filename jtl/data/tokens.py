@@ -34,6 +34,7 @@ class Tokens:
         cut off. None for whole texts.
       word_ends: (N + 1,) int64, as `ends`; None for whole texts.
       cut: (N,) int32, how many words (of whole texts: 0 or 1) an example lost because it was longer than max_length.
+      unread: (N,) bool, which examples could not be read. They hold special tokens alone, and cannot be batched.
     """
 
     examples: Examples
@@ -44,6 +45,7 @@ class Tokens:
     word_starts: np.ndarray | None
     word_ends: np.ndarray | None
     cut: np.ndarray
+    unread: np.ndarray
 
     @cached_property
     def lengths(self) -> np.ndarray:
@@ -75,8 +77,8 @@ def tokenized(split: Split, preprocessing: TextPreprocessing) -> Split:
     """The split with `Tokens` as its examples: special tokens added, cut to `max_length` (of a pair, the longer text first).
 
     Words stay apart: a tokenizer of whole words takes each as it is, one of bytes puts a space before each, and a word of which the tokenizer
-    would leave nothing is unknown to it, so that every word that is not cut off has a token. Examples that cannot be read hold special
-    tokens alone: the preflight tells of them.
+    would leave nothing is unknown to it, so that every word that is not cut off has a token. Examples that cannot be read are left to the
+    preflight, which tells of them all.
 
     Raises:
       UserError: examples without text, or a max_length without room for pairs.
@@ -88,17 +90,26 @@ def tokenized(split: Split, preprocessing: TextPreprocessing) -> Split:
         raise UserError(
             f'text.max_length={preprocessing.max_length} leaves no room for pairs: the tokenizer adds {special} special tokens.'
         )
-    parts = [_flat([])]
+    parts, unread = [_flat([])], [False] * len(split)
     for first in range(0, len(split), _CHUNK):
         raw = list(_raw(split, range(first, min(first + _CHUNK, len(split)))))
         other = next((found for example in raw if (found := _kind(example)) not in (None, kind)), None)
         if other:
             raise UserError(f'data: some examples are {kind} and others {other}; they must all be of one kind.')
+        unread[first : first + len(raw)] = [example is None for example in raw]
         parts.append(_flat(_word_rows(encoder, raw, preprocessing) if kind == 'words' else _rows(encoder, raw)))
     ids, segments, lengths, starts, counts, cut = (np.concatenate(arrays) for arrays in zip(*parts, strict=True))
     words = kind == 'words'
     tokens = Tokens(
-        split.examples, preprocessing, ids, segments, _ends(lengths), starts if words else None, _ends(counts) if words else None, cut
+        split.examples,
+        preprocessing,
+        ids,
+        segments,
+        _ends(lengths),
+        starts if words else None,
+        _ends(counts) if words else None,
+        cut,
+        np.array(unread, bool),
     )
     return Split(tokens, split.targets, split.name_of)
 
@@ -131,7 +142,12 @@ def collate(tokens: Tokens, indices: np.ndarray, width: int) -> dict[str, np.nda
 
     Returns:
       `ids` (b, width) int32, `mask` (b, width) bool, `segments` (b, width) int32 and, of words, `word_starts` (b, width) int32.
+
+    Raises:
+      UnreadableError: one of them could not be read; the message names it.
     """
+    for index in indices[tokens.unread[indices]].tolist():
+        tokens.examples[index]
     ids, mask = _filled(tokens.ids, tokens.ends, indices, width, tokens.preprocessing.pad_id)
     segments, _ = _filled(tokens.segments, tokens.ends, indices, width, 0)
     batch = {'ids': ids, 'mask': mask, 'segments': segments}

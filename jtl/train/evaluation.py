@@ -12,6 +12,7 @@ from jtl.config import frozen
 from jtl.data import load_data
 from jtl.data.base import Split
 from jtl.data.pipeline import eval_batches, eval_order, train_batches
+from jtl.data.preflight import preflight
 from jtl.data.tokens import as_read
 from jtl.data.views import Views, views_of
 from jtl.errors import UserError, did_you_mean, some_of
@@ -98,7 +99,10 @@ def evaluate_bundle(bundle: Bundle, section: Mapping[str, Any], names: Sequence[
         if not isinstance(bundle.preprocessing, Preprocessing):
             raise UserError(f'--tta: views are taken of pictures, the model reads {", ".join(bundle.net.inputs)}.')
         views = views_of(tta, bundle.preprocessing)
-    data = as_read(load_data(frozen(section)), bundle.preprocessing)
+    data = load_data(frozen(section))
+    if section.get('max_unreadable'):  # then they are left out here too
+        data = preflight(data, max_unreadable=section['max_unreadable']).data
+    data = as_read(data, bundle.preprocessing)
     if tuple(data.labels) != tuple(bundle.metadata['labels']):
         raise UserError(f'The data have the classes {some_of(data.labels)}, the model was trained on {some_of(bundle.metadata["labels"])}.')
     chosen = list(names) or [name for name in ('validation', 'test') if name in data.splits] or list(data.splits)
@@ -123,6 +127,7 @@ def _bundle_metrics(bundle: Bundle, split: Split, views: Views | None = None) ->
 def training_batches(experiment: Experiment, seed: int, first_step: int, source: str = '') -> Iterator[dict[str, jax.Array]]:
     """Global training batches of a source from `first_step` of a phase on, without end, two of them ahead on the device."""
     config, mesh = experiment.config, experiment.mesh
+    section = {**config['data'], **config['sources'].get(source, {})}
     host = train_batches(
         experiment.sources[source].splits['train'],
         batch_size=config['batch_size'],
@@ -131,8 +136,8 @@ def training_batches(experiment: Experiment, seed: int, first_step: int, source:
         preprocessing=experiment.preprocessing,
         crop=config['augment']['crop'],
         slots=local_slots(mesh, config['batch_size']),
-        workers=config['data']['workers'],
-        sampling=config['data']['sampling'],
+        workers=section['workers'],
+        sampling=section['sampling'],
     )
     ahead: list[dict[str, jax.Array]] = []
     for batch in host:

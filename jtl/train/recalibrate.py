@@ -48,7 +48,7 @@ def recalibration(experiment: Experiment, phase: int) -> Callable[[Leaves], dict
 
     def recalibrated(leaves: Leaves) -> dict[str, jax.Array]:
         total = jax.device_put({path: jnp.zeros_like(leaves[path]) for path in paths}, same)
-        batches = training_batches(experiment, order_seed(seed, 'recalibrate'), 0)
+        batches = training_batches(experiment, order_seed(seed, 'recalibrate'), 0, experiment.plan.phases[phase].data)
         for k, batch in zip(range(count), batches, strict=False):
             total, kept = add(dict(leaves), total, batch, k)
         parts = count * experiment.config['accumulate']

@@ -157,7 +157,8 @@ class RunStore:
         leaves = load_leaves(self.experiment)
         self.frozen_before = self.frozen_digest(leaves)
         self._goes_on(Position())
-        self._base.save(0, leaves, {'frozen': self.frozen_before, 'data': self.experiment.data.fingerprint})
+        main, *others = (source.fingerprint for source in self.experiment.sources.values())
+        self._base.save(0, leaves, {'frozen': self.frozen_before, 'data': main, 'sources': others})
         return (*self._begin(0, leaves), Position())
 
     def _goes_on(self, at: Position) -> None:
@@ -183,8 +184,9 @@ class RunStore:
         if a != b:
             parts = ', '.join(key for key in b if a[key] != b[key])
             raise UserError(f'{self.files.root}: the plan differs from plan.json in {parts}. Is it of another version of jtl?')
-        data = self._base.meta(0)['data']
-        if data != self.experiment.data.fingerprint:
+        meta = self._base.meta(0)
+        main, *others = (source.fingerprint for source in self.experiment.sources.values())
+        if (meta['data'], meta.get('sources', others)) != (main, others):
             raise UserError(
                 f'{self.files.root}: the data set is not the one the run began with (its files, labels or splits have changed).'
             )
