@@ -74,8 +74,8 @@ def bert(root, prefix):
     words = (*SPECIAL, *WORDS)
     arrays = {}
 
-    def module(name, *shape, kind='weight'):
-        arrays[f'{name}.{kind}'] = random.normal(0, 0.02, shape).astype(np.float32)
+    def module(name, *shape):
+        arrays[f'{name}.weight'] = (random.normal(0, 0.02, shape) + name.endswith('LayerNorm')).astype(np.float32)
         arrays[f'{name}.bias'] = np.zeros(shape[0], np.float32)
 
     for name, rows in (('word', len(words)), ('position', 512), ('token_type', 2)):
