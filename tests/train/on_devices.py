@@ -4,14 +4,17 @@ import json
 import math
 import re
 import sys
+import tempfile
 from pathlib import Path
 
 import jax
 import numpy as np
 
 sys.path.insert(0, str(Path(__file__).parent))
+import texts
 import tiny
 
+import jtl
 from jtl.parallel.mesh import local_slots, make_mesh, put_batch, put_leaf, replicated
 from jtl.train.recalibrate import recalibration
 from jtl.train.state import empty_window
@@ -74,6 +77,24 @@ def recalibrated(devices):
     return {path: [np.asarray(found[path]).tolist(), np.asarray(leaves[path]).tolist()] for path in e.net.stats}
 
 
+def losses_of_texts(devices):
+    """The loss and the norm of the gradients at each step on texts, with dropout, and the widths of their batches."""
+    with tempfile.TemporaryDirectory() as folder:
+        config = texts.config(
+            'text_csv', texts.table(Path(folder) / 'texts.csv'), {'dropout': 0.3, 'recurrent_dropout': 0.2}, (7, 12), task=TASK
+        )
+        e = jtl.build(config, devices=devices)
+    frozen, state = jtl.start(e, tiny.leaves_of(e))
+    step, feed, found, widths = jtl.training_step(e), jtl.batches(e), [], []
+    for _ in range(6):
+        batch = next(feed)
+        state = step(frozen, state, batch)
+        found.append([float(state.window.loss), float(state.window.grad_norm)])
+        widths.append(batch['ids'].shape[1])
+        state = state.replace(window=jax.device_put(empty_window(), state.step.sharding))
+    return found, widths
+
+
 def meshes():
     mesh = make_mesh({'data': 4, 'model': -1})
     rows = local_slots(mesh, 32)
@@ -103,6 +124,9 @@ def main():
         if recipe != 'probe' or name == 'mixed':
             one = experiment(recipe, jax.devices()[:1], **fields)
             result['losses'][name] = [losses(one, compiled(one)), losses(eight, step)]
+    jax.config.update('jax_disable_most_optimizations', True)
+    result['texts'] = [losses_of_texts(jax.devices()[:1]), losses_of_texts(None)]
+    jax.config.update('jax_disable_most_optimizations', False)
     result['recalibrated'] = [recalibrated(jax.devices()[:1]), recalibrated(None)]
     print(json.dumps(result))
 

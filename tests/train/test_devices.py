@@ -29,6 +29,15 @@ def test_eight_devices_lose_what_one_loses(found, name):
     assert np.ptp(one[:, 0]) > 0.1  # there was something to differ in
 
 
+def test_eight_devices_lose_what_one_loses_on_texts(found):
+    """In batches of two widths, with dropout."""
+    (one, widths), (eight, others) = found['texts']
+    assert widths == others and set(widths) == {7, 12}
+    one, eight = np.array(one), np.array(eight)
+    assert one.shape == eight.shape == (6, 2) and np.isfinite(one).all() and np.ptp(one[:, 0]) > 0.1
+    np.testing.assert_allclose(eight, one, atol=1e-5)
+
+
 @pytest.mark.parametrize(('name', 'gradients'), [('probe', 51), ('last, accumulated', 51 + 528)])
 def test_only_trainable_gradients_and_the_loss_are_reduced(found, name, gradients):
     sent = found['collectives'][name]

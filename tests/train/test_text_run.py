@@ -260,7 +260,7 @@ def test_an_evaluation_is_of_each_example_once_in_its_place(folder, data):
         assert found.metrics['accuracy'] == pytest.approx(np.mean([row.argmax() for row in outputs] == split.targets))
 
 
-def test_worker_processes_change_nothing(folder):
+def test_worker_processes_and_hosts_change_nothing(folder):
     experiment = jtl.build(texts.config('conll', folder / 'columns', buckets=texts.BUCKETS, task={'name': 'token_classification'}))
     splits, reading = experiment.data.splits, experiment.preprocessing
 
@@ -272,6 +272,11 @@ def test_worker_processes_change_nothing(folder):
     assert len(here) == len(there) == 7 and len({batch['ids'].shape for batch in here}) > 1
     for ours, theirs in zip(here, there, strict=True):
         assert ours.keys() == theirs.keys() and all(np.array_equal(ours[name], theirs[name]) for name in ours)
+    of_hosts = [
+        train_batches(splits['train'], batch_size=4, seed=3, first_step=9, preprocessing=reading, slots=slice(k, k + 2)) for k in (0, 2)
+    ]
+    for whole, *parts in zip(here[:4], *of_hosts, strict=False):
+        assert all(np.array_equal(whole[name], np.concatenate([part[name] for part in parts])) for name in whole)
 
 
 def test_a_run_that_tags_words(folder, tmp_path):
