@@ -10,6 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from jtl.data.base import Data, Example, Examples, Split, content_digest, fingerprint
+from jtl.data.select import has_classes, what_instead
 from jtl.errors import UserError
 
 NAMES = (
@@ -74,10 +75,8 @@ def with_orientations(data: Data, count: int) -> Data:
         raise UserError(f'data.orientations must be one of {", ".join(map(str, COUNTS))}, found {count!r}.')
     if count == 1:
         return data
-    if not data.labels or any(split.targets.dtype.kind != 'i' or split.targets.ndim != 1 for split in data.splits.values()):
-        raise UserError(
-            'data.orientations: these data have no classes (their targets are values), so an orientation cannot be part of one.'
-        )
+    if not has_classes(data):
+        raise UserError(f'data.orientations: these data have no classes ({what_instead(data)}), so an orientation cannot be part of one.')
     splits: Mapping[str, Split] = {name: _split(split, count) for name, split in data.splits.items()}
     labels = tuple(label + name for label in data.labels for name in NAMES[:count])
     note = f'orientations: every picture in {count}, each a class of its own: {len(labels)} classes.'

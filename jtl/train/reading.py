@@ -10,13 +10,13 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from jtl import config as configs
-from jtl.checkpoint.base import Checkpoint
+from jtl.checkpoint.base import Checkpoint, CheckpointError
 from jtl.checkpoint.tables import prefix_of, source_of
 from jtl.data import tokenizer as tokenizers
 from jtl.data.base import Data, UnreadableError
 from jtl.errors import UserError
 from jtl.models import MODELS, build_model
-from jtl.models.base import WORDS, Model
+from jtl.models.base import WORDS, Model, init_shapes
 from jtl.models.hub_config import resolve_model
 from jtl.models.text import TextPreprocessing
 from jtl.names import lookup
@@ -74,17 +74,23 @@ def find_reading(plain: Mapping[str, Any], sources: Mapping[str, Data]) -> Readi
     filled = of_words and not model.get('vocab_size')
     built = build_model(configs.frozen({**model, 'vocab_size': ids} if filled else model))
     text = tokenizers.text_preprocessing(configs.frozen(plain['text']), tokenizer=found, positions=built.positions)
-    table = None if vectors or plain['init_rules'] else _loaded_table(built, loaded)
-    if table is not None:
-        rows, checkpoint = table
+    weights = None if vectors or plain['init_rules'] else _loaded_table(built, loaded)
+    if weights is not None:
+        rows, checkpoint = weights
         tokenizers.check_vocabulary(text, rows, checkpoint.origin)
         if plain['text']['tokenizer'] == 'words':
             _check_words(text, rows, checkpoint)
     if filled:
-        model = {**model, 'vocab_size': table[0] if table is not None else ids}
+        model = {**model, 'vocab_size': weights[0] if weights is not None else ids}
     tokenizers.check_vocabulary(text, built.vocabulary, f'model {model["name"]}')
     for subtree, where in ({} if scratch else vectors).items():
         found_vectors = open_word_vectors(where, text.words)
+        table, width = init_shapes(built.backbone, built.inputs((1,)))[0].get(WORDS), found_vectors.specs['embedding'].shape[1]
+        if table is not None and table.shape[1] != width:
+            raise UserError(
+                f'config.init_from: the word vectors of {where} have {width} numbers each, the word table of {model["name"]} has '
+                f'{table.shape[1]}. Set model.embedding={width}, or name others.'
+            )
         loaded = {**loaded, subtree: _as_table(found_vectors)}
         notes.append(found_vectors.metadata['note'])
     return Reading(model, text, loaded, tuple(notes))
@@ -116,8 +122,19 @@ def named_sources(plain: Mapping[str, Any]) -> tuple[dict[str, str], list[str]]:
 def open_sources(named: Mapping[str, str]) -> dict[str, Checkpoint]:
     """The checkpoints at these places, opened; nothing but their keys is read."""
     from jtl.checkpoint.sources import open_checkpoint
+    from jtl.checkpoint.word_vectors import looks_like_word_vectors
 
-    return {subtree: open_checkpoint(where) for subtree, where in named.items()}
+    found = {}
+    for subtree, where in named.items():
+        try:
+            found[subtree] = open_checkpoint(where)
+        except CheckpointError:
+            if looks_like_word_vectors(where):
+                raise UserError(
+                    f'config.init_from: {where} holds word vectors, which are the word table alone. Name it there: {{{_TABLE!r}: {where!r}}}.'
+                ) from None
+            raise
+    return found
 
 
 def has_texts(data: Data) -> bool:
