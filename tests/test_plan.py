@@ -1,4 +1,5 @@
 import json
+import re
 from functools import partial
 
 import flax.linen as nn
@@ -9,7 +10,7 @@ from ml_collections import ConfigDict
 
 from jtl.errors import UserError
 from jtl.models.base import EVAL, Backbone, Mode, Stage
-from jtl.models.net import make_net
+from jtl.models.net import Attachment, make_net
 from jtl.optim import defaults
 from jtl.plan import LeafPlan, RuleHits, group_of, make_plan, phase_optimizer
 from jtl.recipes import FROZEN, RECIPES, Phase
@@ -46,13 +47,14 @@ STAGES = (
     Stage('pool', Nothing, tail=True),
 )
 NET = make_net(Backbone(stages=STAGES), {'main': Head()}, {'x': jax.ShapeDtypeStruct((2,), jnp.float32)})
+FORKED = make_net(NET.backbone, {'main': Head(), 'lm': Head()}, NET.inputs, {'lm': Attachment('norm')})
 HEAD = [path for path in NET.params if path.startswith('heads/')]
 
 
-def leaf_plans(**status):
+def leaf_plans(net=NET):
     return {
-        path: LeafPlan(path, spec.shape, str(spec.dtype), path in NET.stats, 'loaded' if path.startswith('backbone/stem') else 'new')
-        for path, spec in NET.shapes.items()
+        path: LeafPlan(path, spec.shape, str(spec.dtype), path in net.stats, 'loaded' if path.startswith('backbone/stem') else 'new')
+        for path, spec in net.shapes.items()
     }
 
 
@@ -60,8 +62,8 @@ def phase(train, name='a', steps=5, origin='config.phases[0].train', **fields):
     return Phase(name, steps, as_rules(train, origin=origin), **fields)
 
 
-def plan_of(*phases, optimizer=(), **options):
-    return make_plan(NET, phases, leaf_plans(), optimizer={**defaults(), **dict(optimizer)}, **options)
+def plan_of(*phases, net=NET, optimizer=(), **options):
+    return make_plan(net, phases, leaf_plans(net), optimizer={**defaults(), **dict(optimizer)}, **options)
 
 
 def test_every_leaf_is_covered_once():
@@ -175,7 +177,7 @@ def test_rules_for_what_a_phase_freezes_wait_for_their_phase():
     """One config serves every recipe, so a rule for the backbone is no mistake where only the head trains."""
     rules = {'decay': [('backbone/.*', 0.5)], 'penalties': [('backbone/.*', ('l2sp', 0.1))], 'batch_norm': [('backbone/stem', 'running')]}
     for recipe in RECIPES.values():
-        plan = plan_of(*recipe(STAGES, 100), **rules)
+        plan = plan_of(*recipe(STAGES, 100), net=FORKED, **rules)
         for p in plan.phases:
             assert set(p.penalties) == {path for path in p.labels if path.startswith('backbone/')}
             assert set(p.decay) == set(p.labels)
@@ -207,6 +209,34 @@ def test_batch_norm_rules_of_the_phase_come_first():
     assert p.modes['stem'] == Mode(train=True) and p.modes['block_1'] == Mode(train=True, batch_statistics=True)
 
 
+def test_what_another_task_alone_reads_is_frozen():
+    """Its head, and the stages past the place where the phase's head is attached."""
+    plan = plan_of(phase([('.*', 'all')], 'a', task='lm', data='more'), phase([('.*', 'all')], 'b'), net=FORKED)
+    a, b = plan.phases
+    assert set(FORKED.params) - set(a.labels) == {path for path in FORKED.params if path.startswith(('heads/main/', 'backbone/norm/'))}
+    assert set(FORKED.params) - set(b.labels) == {path for path in FORKED.params if path.startswith('heads/lm/')}
+    assert (a.modes['norm'], a.modes['stem'].train, b.modes['norm'].train) == (EVAL, True, True)
+    assert (a.switches['norm'], b.switches['norm']) == ('running', 'batch')
+    assert [(p.task, p.data) for p in plan.phases] == [('lm', 'more'), ('main', '')]
+    assert [(p['task'], p['data']) for p in plan.to_json()['phases']] == [('lm', 'more'), ('main', '')]
+    assert b.labels['backbone/stem/dense/kernel'] == 'all@0' and b.labels['backbone/norm/dense/kernel'] == 'all@1'
+    hits = {(hit.phase, hit.pattern): hit.hits for hit in plan.rules if hit.what == 'train'}
+    assert hits == {('a', '.*'): len(a.labels), ('b', '.*'): len(b.labels)}
+
+
+def test_a_head_that_rests_for_a_phase_starts_its_optimizer_anew():
+    plan = plan_of(phase([('.*', 'all')], 'a'), phase([('.*', 'all')], 'b', task='lm'), phase([('.*', 'all')], 'c'), net=FORKED)
+    assert [p.labels.get('heads/main/output/bias') for p in plan.phases] == ['all@0', None, 'all@2']
+    assert [p.labels.get('heads/lm/output/bias') for p in plan.phases] == [None, 'all@1', None]
+    assert [p.labels['backbone/stem/dense/bias'] for p in plan.phases] == ['all@0'] * 3
+
+
+def test_a_rule_for_what_the_phase_does_not_read_is_a_mistake():
+    for pattern in ('heads/main/.*', 'backbone/norm/.*'):
+        with pytest.raises(RuleError, match=rf"Train rule of phase 'a' '{re.escape(pattern)}' .* matches no path"):
+            plan_of(phase([('heads/lm/.*', 'head'), (pattern, 'more')], 'a', task='lm'), phase([('.*', 'all')], 'b'), net=FORKED)
+
+
 def test_groups_differ_from_the_optimizer_by_what_the_phase_says():
     groups = {'head': {'lr': 0.5, 'name': 'sgd'}, 'body': {'lr_factor': 0.25}}
     p = plan_of(phase([('heads/.*', 'head'), ('.*', 'body')], groups=groups), optimizer={'lr': 0.1, 'clip': 2.0, 'ema': 0.9}).phases[0]
@@ -219,10 +249,10 @@ def test_groups_differ_from_the_optimizer_by_what_the_phase_says():
 
 @pytest.mark.parametrize('name', RECIPES)
 def test_every_recipe_plans(name):
-    plan = plan_of(*RECIPES[name](STAGES, 100), optimizer={'weight_decay': 0.1, 'clip': 1.0})
+    plan = plan_of(*RECIPES[name](STAGES, 100), net=FORKED, optimizer={'weight_decay': 0.1, 'clip': 1.0})
     assert sum(p.steps for p in plan.phases) == 100
     for p in plan.phases:
-        assert jax.eval_shape(phase_optimizer(p).init, {path: NET.params[path] for path in p.labels}) is not None
+        assert jax.eval_shape(phase_optimizer(p).init, {path: FORKED.params[path] for path in p.labels}) is not None
     json.dumps(plan.to_json())
 
 

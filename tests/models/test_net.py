@@ -1,3 +1,4 @@
+from dataclasses import replace
 from functools import partial
 
 import flax.linen as nn
@@ -6,9 +7,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from jtl.errors import UserError
 from jtl.models.base import EVAL, Backbone, Mode, Stage, unflatten
 from jtl.models.convnet import convnet
-from jtl.models.net import make_net
+from jtl.models.net import Attachment, make_net
 from jtl.tasks.heads import Head, pooling
 
 TRAIN = Mode(train=True, batch_statistics=True)
@@ -127,3 +129,115 @@ def test_under_jit_nothing_else_is_computed():
     extra = found.cost_analysis()['flops'] - alone.cost_analysis()['flops']
     assert 0 <= extra < 300  # folding the path into the key; conv_0's kernel would add some 3,000
     assert 'convolution' not in found.as_text() and ' dot(' not in found.as_text()
+
+
+class Layer(nn.Module):
+    """Dense, without touching the other features."""
+
+    @nn.compact
+    def __call__(self, features, mode=EVAL):
+        return features | {'x': nn.Dense(3, use_bias=False, name='dense')(features['x'])}
+
+
+class Reader(nn.Module):
+    """Two outputs of `x`."""
+
+    @nn.compact
+    def __call__(self, features, mode=EVAL):
+        return nn.Dense(2, name='output')(features['x'])
+
+
+class Tied(nn.Module):
+    """Reads `x` and `extra` by a table (2, 3), of which there may be one already, whose first size is then that of the bias."""
+
+    @nn.compact
+    def __call__(self, features, mode=EVAL):
+        rows = self.get_variable('params', 'table').shape[0] if self.has_variable('params', 'table') else 2
+        table = self.param('table', nn.initializers.ones, (rows, 3))
+        bias = self.param('bias', nn.initializers.zeros, (rows,))
+        return (features['x'] + features['extra']) @ table.T + bias
+
+
+TABLE = 'backbone/first/dense/kernel'  # (4, 3)
+EXTRA = {'extra': jax.ShapeDtypeStruct((3,), jnp.float32)}
+FORKED = make_net(
+    Backbone(stages=tuple(Stage(name, Layer) for name in ('first', 'second', 'last'))),
+    {'main': Reader(), 'early': Tied()},
+    {'x': jax.ShapeDtypeStruct((4,), jnp.float32)},
+    {'early': Attachment('last', EXTRA, {'table': TABLE})},
+)
+WEIGHTS = {
+    path: jax.random.normal(jax.random.fold_in(jax.random.key(0), k), spec.shape) for k, (path, spec) in enumerate(FORKED.params.items())
+}
+READ = {'x': jax.random.normal(jax.random.key(1), (5, 4)), 'extra': jax.random.normal(jax.random.key(2), (5, 3))}
+
+
+def of_early(weights):
+    """What the head between the stages gives, by hand."""
+    x = READ['x'] @ weights[TABLE] @ weights['backbone/second/dense/kernel']
+    return (x + READ['extra']) @ weights[TABLE].T + weights['heads/early/bias']
+
+
+def test_a_head_reads_before_its_stop_and_shares_a_parameter():
+    assert [path for path in FORKED.params if path.startswith('heads/')] == [
+        'heads/main/output/bias',
+        'heads/main/output/kernel',
+        'heads/early/bias',
+    ]
+    assert FORKED.params['heads/early/bias'].shape == (4,)  # as the table that is shared has it, not as the head alone would
+    outputs, _ = FORKED.apply(WEIGHTS, READ)
+    np.testing.assert_allclose(outputs['early'], of_early(WEIGHTS), rtol=1e-5)
+    x = READ['x'] @ WEIGHTS[TABLE] @ WEIGHTS['backbone/second/dense/kernel'] @ WEIGHTS['backbone/last/dense/kernel']
+    np.testing.assert_allclose(outputs['main'], x @ WEIGHTS['heads/main/output/kernel'] + WEIGHTS['heads/main/output/bias'], rtol=1e-5)
+
+
+def test_the_backbone_runs_no_further_than_the_heads_that_are_asked():
+    before = {path: leaf for path, leaf in WEIGHTS.items() if '/last/' not in path and '/main/' not in path}
+    alone, _ = FORKED.apply(before, READ, heads=['early'])
+    both, _ = FORKED.apply(WEIGHTS, READ, heads=['main', 'early'])
+    assert list(alone) == ['early'] and np.array_equal(alone['early'], both['early'])
+    without, _ = FORKED.apply(WEIGHTS, {'x': READ['x']}, heads=['main'])
+    assert np.array_equal(without['main'], both['main'])
+
+
+def test_a_shared_parameter_has_the_gradient_of_both_uses():
+    def loss(outputs):
+        return jnp.square(outputs).sum()
+
+    found = jax.grad(lambda weights: loss(FORKED.apply(weights, READ, heads=['early'])[0]['early']))(WEIGHTS)
+    by_hand = jax.grad(lambda weights: loss(of_early(weights)))(WEIGHTS)
+    np.testing.assert_allclose(found[TABLE], by_hand[TABLE], rtol=1e-4)
+    assert not found['backbone/last/dense/kernel'].any() and not found['heads/main/output/kernel'].any()
+
+
+def test_initial_values_of_a_head_between_the_stages():
+    found = FORKED.init(jax.random.key(0), FORKED.params)
+    assert {path: leaf.shape for path, leaf in found.items()} == {path: spec.shape for path, spec in FORKED.params.items()}
+    (bias,) = FORKED.init(jax.random.key(0), ['heads/early/bias']).values()
+    assert bias.shape == (4,) and not bias.any()
+
+
+def test_what_a_head_reads():
+    of_early = {TABLE, 'backbone/second/dense/kernel', 'heads/early/bias'}
+    assert FORKED.read_by('early') == of_early
+    assert FORKED.read_by('main') == (of_early | {path for path in FORKED.params if '/main/' in path or '/last/' in path}) - {
+        'heads/early/bias'
+    }
+    shared = replace(FORKED, params={'backbone/shared/kernel': FORKED.params[TABLE], **FORKED.params})
+    assert shared.read_by('early') - of_early == {'backbone/shared/kernel'}  # of no stage: every head may depend on it
+    assert FORKED.batch_keys == {'x', 'extra', 'index'}
+
+
+def test_the_net_of_one_head():
+    main, early = FORKED.only('main'), FORKED.only('early')
+    assert list(main.heads) == ['main'] and list(early.heads) == ['early']
+    assert main.batch_keys == {'x', 'index'} and early.batch_keys == {'x', 'extra', 'index'}
+    assert set(main.params) == {path for path in FORKED.params if '/early/' not in path}
+    for name, net in (('main', main), ('early', early)):
+        leaves = {path: WEIGHTS[path] for path in net.shapes}
+        assert np.array_equal(net.apply(leaves, READ)[0][name], FORKED.apply(WEIGHTS, READ)[0][name])
+
+
+def test_a_parameter_that_is_not_there_cannot_be_shared():
+    with pytest.raises(UserError, match=r"The head 'early' shares backbone/words with the backbone, which has no such parameter\."):
+        make_net(FORKED.backbone, {'early': Tied()}, FORKED.inputs, {'early': Attachment('last', EXTRA, {'table': 'backbone/words'})})
