@@ -138,15 +138,17 @@ def open_sources(named: Mapping[str, str]) -> dict[str, Checkpoint]:
 
 
 def has_texts(data: Data) -> bool:
-    """Whether the examples are texts, or sentences of words; as the first one that can be read says."""
+    """Whether the examples are texts, or sentences of words; as the first one that can be read says. UserError where none can be."""
     examples = data.splits['train'].examples
+    first: UnreadableError | None = None
     for index in range(len(examples)):
         try:
             found = examples[index]
-        except UnreadableError:
+        except UnreadableError as error:
+            first = first or error
             continue
         return 'text' in found or 'words' in found
-    return False
+    raise UserError(f'data: none of the {len(examples)} training examples can be read{f": {first}" if first else "."}')
 
 
 def _tokenizer(section: Mapping[str, Any], opened: Mapping[str, Checkpoint], sources: Mapping[str, Data]) -> str:
