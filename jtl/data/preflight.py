@@ -58,8 +58,12 @@ class Preflight:
             '  '.join(cell.rjust(w) if k else cell.ljust(w) for k, (cell, w) in enumerate(zip(row, widths, strict=True)))
             for row in [head, *rows]
         ]
-        lines += [f'note: {note}' for note in self.notes] + [f'warning: {warning}' for warning in self.warnings]
-        return '\n'.join(line.rstrip() for line in lines)
+        return '\n'.join([*(line.rstrip() for line in lines), *self.remarks()])
+
+    def remarks(self) -> list[str]:
+        """Notes and warnings, in lines."""
+        said = [f'note: {note}' for note in self.notes] + [f'warning: {warning}' for warning in self.warnings]
+        return [line.rstrip() for remark in said for line in remark.splitlines()]
 
 
 def preflight(data: Data, *, max_unreadable: int = 0, limit: int = 20_000) -> Preflight:

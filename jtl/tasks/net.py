@@ -10,9 +10,9 @@ from jtl.tasks.base import HEAD, Task
 
 
 def net_of(model: Model, tasks: Mapping[str, Task], size: Any) -> Net:
-    """The backbone with the stages of the task 'main' at its end, and the head of each task where it reads.
+    """The backbone with the tasks' own stages (pooling) at its end, and the head of each task where it reads.
 
-    Tasks with the same stages (pooling) read what these give; tasks without any read the features before them.
+    Tasks with stages of their own, which must be the same ones, read what these give; tasks without any read the features before them.
 
     Args:
       model: from its family.
@@ -22,11 +22,13 @@ def net_of(model: Model, tasks: Mapping[str, Task], size: Any) -> Net:
     Raises:
       UserError: two tasks with different stages.
     """
-    own = tasks[HEAD].stages
+    first = next((name for name in (HEAD, *tasks) if tasks[name].stages), HEAD)
+    own = tasks[first].stages
     attachments = {}
     for name, task in tasks.items():
         if task.stages and task.stages != own:
-            raise UserError(f'config.tasks.{name}: its pooling is not that of config.task. Give both the same task.pool.')
+            of_first = 'config.task' if first == HEAD else f'config.tasks.{first}'
+            raise UserError(f'config.tasks.{name}: its pooling is not that of {of_first}. Give both the same pool.')
         stop = own[0].name if own and not task.stages else None
         attachments[name] = Attachment(stop, task.inputs, task.ties)
     heads = {name: task.head for name, task in tasks.items()}

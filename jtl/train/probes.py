@@ -16,7 +16,7 @@ from jtl.data.preflight import preflight
 from jtl.data.tokens import as_read
 from jtl.errors import UserError
 from jtl.tasks import build_task
-from jtl.tasks.probes import EVALUATORS, check, check_data
+from jtl.tasks.probes import EVALUATORS, check, check_data, check_kind
 from jtl.train.features import FeatureModel, features, of_bundle, of_experiment
 from jtl.train.setup import build, load_leaves
 
@@ -146,6 +146,7 @@ def probe_bundle(
     """
     names = tuple(evaluators) or tuple(bundle.metadata['config'].get('evaluators', ())) or tuple(EVALUATORS)
     check(names, sections['probe'])
+    check_kind(names, bundle.task.kind)
     found = preflight(load_data(configs.frozen(sections['data'])), max_unreadable=sections['data'].get('max_unreadable', 0))
     say(found.text())
     task = build_task(

@@ -66,7 +66,7 @@ def record(
         text=text if isinstance(reading, TextPreprocessing) else None,
         lengths={name: split.examples.lengths for name, split in splits.items() if isinstance(split.examples, Tokens)} or None,
         buckets=reading.buckets if isinstance(reading, TextPreprocessing) else (),
-        notes=(*found.text().splitlines()[len(found.labels) + 2 :], *(f'note: {note}' for note in experiment.task.notes)),
+        notes=(*found.remarks(), *(f'note: {note}' for note in experiment.task.notes)),
     )
 
 

@@ -222,7 +222,7 @@ def check_phases(
             if (there.head, tuple(there.labels)) != (task.head, tuple(task.labels)):
                 raise UserError(
                     f'the targets are not those of the task {phase.task!r}: labels {some_of(data.labels) or "none"}, but '
-                    f"{some_of(task.labels) or 'none'} in the task's own data. Name these data in the phase, or give both the same labels."
+                    f"{some_of(task.labels) or 'none'} in the task's own data. Name those in the phase, or give both the same labels."
                 )
     if phases[-1].task != HEAD:
         raise UserError(f'phase {phases[-1].name!r}: the last phase trains the task of config.task, not {phases[-1].task!r}.')
