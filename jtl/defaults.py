@@ -22,7 +22,7 @@ OPEN_SECTIONS = (*OPTIONS, 'init_from', 'compare.grid', 'data', 'sources', 'task
 """Sections in which a user's own function may declare further fields; that function (or its caller) checks them."""
 
 HARMLESS = (
-    r'log_every', r'checkpoint_every', r'mesh\..*', r'eval_batch_size', r'data\.workers', r'data\.root', r'data\.max_unreadable', r'compare\..*', r'extend',
+    r'log_every', r'checkpoint_every', r'mesh\..*', r'eval_batch_size', r'(data|sources\.[^.]+)\.(workers|root|max_unreadable)', r'compare\..*', r'extend',
     r'evaluators', r'probe\..*'
 )  # fmt: skip
 """Fields in which a resumed run may differ: they change neither a parameter nor a batch (`extend` may grow; data that moved are known by
