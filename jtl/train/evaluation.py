@@ -127,7 +127,7 @@ def _bundle_metrics(bundle: Bundle, split: Split, views: Views | None = None) ->
 def training_batches(experiment: Experiment, seed: int, first_step: int, source: str = '') -> Iterator[dict[str, jax.Array]]:
     """Global training batches of a source from `first_step` of a phase on, without end, two of them ahead on the device."""
     config, mesh = experiment.config, experiment.mesh
-    section = {**config['data'], **config['sources'].get(source, {})}
+    section = experiment.section(source)
     host = train_batches(
         experiment.sources[source].splits['train'],
         batch_size=config['batch_size'],

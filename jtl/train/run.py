@@ -49,7 +49,7 @@ def run(config: Any, workdir: str, *, data: Data | None = None, say: Callable[[s
     files = run_files(workdir)
     stored = plan_going_on(files, checked(config))
     experiment = build(config, data=data, stored=stored)
-    looked_at = {name: preflight(of, max_unreadable=experiment.config['data']['max_unreadable']) for name, of in experiment.sources.items()}
+    looked_at = {name: preflight(of, max_unreadable=experiment.section(name)['max_unreadable']) for name, of in experiment.sources.items()}
     found = looked_at['']
     if any(source.unreadable for source in looked_at.values()):  # without them: splits and steps count what is left
         experiment = build(config, sources={name: source.data for name, source in looked_at.items()}, stored=stored)

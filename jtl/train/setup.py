@@ -73,6 +73,10 @@ class Experiment:
         """The task of `config.task`."""
         return self.tasks[HEAD]
 
+    def section(self, source: str = '') -> dict[str, Any]:
+        """The fields of a source: those of `config.data`, its own over them."""
+        return {**self.config['data'], **self.config['sources'].get(source, {})}
+
     def baselines(self, split: str, head: str = HEAD, source: str = '') -> dict[str, float]:
         """What a constant guess learnt from the training targets scores on a split."""
         splits = self.sources[source].splits
