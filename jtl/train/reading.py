@@ -97,10 +97,12 @@ def find_reading(plain: Mapping[str, Any], sources: Mapping[str, Data]) -> Readi
 
 
 def stored_reading(plan: Mapping[str, Any], section: Mapping[str, Any]) -> Reading:
-    """What the plan.json of a run that goes on tells; `section` is the config's `model`, which an older plan.json does not have complete."""
+    """What the plan.json of a run that goes on tells; what the config's `model` section leaves open (a name of '', a vocabulary of 0) is its."""
     said = plan.get('preprocessing', {})
     text = TextPreprocessing.from_json(said) if 'tokenizer' in said else None
-    return Reading({**section, **plan.get('model', {})}, text)
+    return Reading(
+        {**section, **plan.get('model', {}), **{key: value for key, value in section.items() if value not in ('', 0, None)}}, text
+    )
 
 
 def named_sources(plain: Mapping[str, Any]) -> tuple[dict[str, str], list[str]]:
