@@ -7,7 +7,9 @@
 
 DIR holds train.csv and test.csv with the columns text and category. The argument is the number of examples a class, or 'all'.
 
-MEASURED HERE: to be filled
+Measured on banking77 (customers' questions, PolyAI), 10 examples a class, one seed, test accuracy on 3080 questions, 2 CPU cores shared with
+other work: probe 84.5 %, layerwise 85.3 % (with 20 epochs 85.2 %); scikit-learn's logistic regression on the same features 84.6 %. All
+training data: not measured here.
 """
 
 from jtl import default_config
@@ -33,6 +35,6 @@ def get_config(shots='10'):
     config.tune.layerwise.update(lr=1e-4, head_lr=head_lr, decay=0.9)
     config.tune.lp_ft.update(probe_lr=1e-2, lr=1e-4, head_lr=1e-3)
     config.optimizer.update(name='adamw', lr=1e-4, schedule='linear', clip=1.0)
-    config.epochs = 20.0 if few else 5.0
+    config.epochs = 10.0 if few else 5.0
     config.batch_size = 32
     return config

@@ -5,14 +5,17 @@
 
 DIR holds neg.txt and pos.txt, a sentence a line (jtl/data/text_files.py). 100 sentences of each have their labels; the language model reads all
 of the training sentences. FILE is general text, a line an example, or a folder with train.txt (jtl/data/text_lines.py): with it a language
-model of general text comes first. Without any language model, in the steps that the task has:
+model of general text comes first. The same net without a language model, in as many steps as the task has:
 
-    --config.tune.ulmfit.general_fraction=0.0 --config.tune.ulmfit.target_fraction=0.0 --config.steps=600
+    --config.tune.recipe=scratch --config.steps=600
 
-Otherwise than there: the net is smaller; a text is read from its own start, not as a stretch of the whole corpus; one direction and one net,
+Otherwise than there: the head is linear (a hidden layer of ReLUs at the rates of the paper died here, which its batch normalisation
+prevents); the net is smaller; a text is read from its own start, not as a stretch of the whole corpus; one direction and one net,
 no ensemble.
 
-MEASURED HERE: to be filled
+Not measured here. Howard and Ruder report for IMDb with 100 labelled reviews an error as low as that of training from scratch on 50 to 100
+times as many (their figure 3). What was seen on sentence_polarity: a language model of 8,100 sentences came to a perplexity of 135 on validation
+after 700 steps.
 """
 
 from jtl import default_config
@@ -21,8 +24,8 @@ from jtl import default_config
 def get_config(general=''):
     config = default_config()
     config.model.name = 'lstm'
-    config.model.update(embedding=200, hidden=200, layers=3, dropout=0.3, embedding_dropout=0.1, recurrent_dropout=0.3)
-    config.task.update(pool='concat', head='mlp', hidden=(50,), dropout=0.1)
+    config.model.update(embedding=128, hidden=128, layers=3, dropout=0.3, embedding_dropout=0.1, recurrent_dropout=0.3)
+    config.task.update(pool='concat', dropout=0.1)
     config.tasks.lm = {'name': 'causal_lm', 'dropout': 0.3}
     config.data.name = 'text_files'
     config.data.root = ''
@@ -31,12 +34,16 @@ def get_config(general=''):
     if general:
         config.sources.general = {'name': 'text_lines', 'root': general, 'shots': 0}
     config.text.tokenizer = 'words'
-    config.text.min_count = 2
+    config.text.update(max_length=128, min_count=3)
     config.tune.recipe = 'ulmfit'
-    config.tune.ulmfit.update(general_fraction=0.4 if general else 0.0, general_lr=4e-3)
-    config.tune.ulmfit.update(target_fraction=0.3 if general else 0.8, target_lr=4e-3, target_decay=1 / 2.6 if general else 1.0)
+    if general:
+        config.tune.ulmfit.update(general_fraction=0.5, general_lr=1e-2, target_fraction=0.25, target_lr=4e-3, target_decay=1 / 2.6)
+    else:
+        config.tune.ulmfit.update(general_fraction=0.0, target_fraction=0.75, target_lr=1e-2, target_decay=1.0)
     config.tune.ulmfit.update(chunks=4, lr=1e-2 / 2.6, head_lr=1e-2, decay=1 / 2.6, last_fraction=0.5)
     config.optimizer.update(name='adam', lr=4e-3, b1=0.7, b2=0.99, schedule='linear', warmup=0.1, final=1 / 32, clip=0.25)
-    config.steps = 3000
-    config.batch_size = 64
+    config.steps = 2400
+    config.batch_size = 32
+    config.eval_every = 50
+    config.select = 'best'
     return config
