@@ -41,7 +41,10 @@ def test_logits_equal_those_of_transformers():
     )
 
 
-@pytest.mark.parametrize('name', COUNTS)
+LARGE = ('b5', 'b6', 'b7')  # seconds of shape inference each, and nothing that the smaller ones do not have
+
+
+@pytest.mark.parametrize('name', [pytest.param(name, marks=pytest.mark.slow) if name.endswith(LARGE) else name for name in COUNTS])
 def test_sizes_are_those_published(name):
     variant, model = name[-2:], build_model({'name': name})
     params, stats = init_shapes(model.backbone, model.inputs((32, 32)))
