@@ -39,6 +39,7 @@ def test_classes_and_shots(root):
         load_data({'name': 'digits', 'root': root, 'classes': ('five',)})
 
 
+@pytest.mark.slow
 def test_two_processes_prepare_at_once(tmp_path):
     code = f'from jtl.data import load_data; print(load_data({{"name": "digits", "root": {str(tmp_path)!r}}}).fingerprint)'
     running = [subprocess.Popen([sys.executable, '-c', code], stdout=subprocess.PIPE, text=True) for _ in range(2)]

@@ -54,6 +54,7 @@ def test_preprocessing_follows():
         for_channels(colour, 0)
 
 
+@pytest.mark.slow
 def test_five_bands_train_and_predict(tmp_path):
     """The class is told by the fifth band alone."""
     random = np.random.default_rng(0)

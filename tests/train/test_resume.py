@@ -248,6 +248,7 @@ def test_bests_are_kept_until_a_checkpoint_no_longer_needs_them(tmp_path):
     assert at.best_total in kept and len(kept) <= 2
 
 
+@pytest.mark.slow
 def test_patience_ends_a_phase_and_the_run_goes_on_after_it(tmp_path):
     plain = config('lp_ft', steps=40, patience=2, checkpoint_every=5, optimizer={'lr': 0.3})
     leaves, at = go(files(tmp_path, 'whole'), plain)
@@ -304,6 +305,7 @@ def test_moments_move_into_an_extension(tmp_path):
     assert at.done and notes == () and moments and all(a.tobytes() == b.tobytes() and np.abs(a).max() > 0 for a, b in moments)
 
 
+@pytest.mark.slow
 def test_penalties_that_pull_to_the_loaded_values_survive(tmp_path):
     from safetensors.numpy import save_file
 
