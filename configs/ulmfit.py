@@ -14,7 +14,7 @@ prevents); the net is smaller; a text is read from its own start, not as a stret
 no ensemble.
 
 Not measured here. Howard and Ruder report for IMDb with 100 labelled reviews an error as low as that of training from scratch on 50 to 100
-times as many (their figure 3). What was seen on sentence_polarity: a language model of 8,100 sentences came to a perplexity of 135 on validation
+times as many (their figure 3). What was seen on sentence_polarity: a language model of 7,678 sentences came to a perplexity of 135 on validation
 after 700 steps.
 """
 
