@@ -13,8 +13,8 @@ Otherwise than there: the head is linear (a hidden layer of ReLUs at the rates o
 prevents); the net is smaller; a text is read from its own start, not as a stretch of the whole corpus; one direction and one net,
 no ensemble.
 
-Not measured here. Howard and Ruder report for IMDb with 100 labelled reviews an error as low as that of training from scratch on 50 to 100
-times as many (their figure 3). What was seen on sentence_polarity: a language model of 7,678 sentences came to a perplexity of 135 on validation
+Not measured here. Howard and Ruder's abstract: with 100 labelled examples it matches training from scratch on 100 times as many.
+What was seen on sentence_polarity: a language model of 7,678 sentences came to a perplexity of 135 on validation
 after 700 steps.
 """
 
