@@ -30,7 +30,7 @@ class Tokens:
       ids: (sum of lengths,) int32, one example after the other.
       segments: as `ids`, token types.
       ends: (N + 1,) int64: example i has the ids from ends[i] to ends[i + 1].
-      word_starts: of examples already split into words, (sum of word_counts,) int32: where in the example's ids each word begins; -1: it was
+      word_starts: of examples already split into words, (sum of words,) int32: where in the example's ids each word begins; -1: it was
         cut off. None for whole texts.
       word_ends: (N + 1,) int64, as `ends`; None for whole texts.
       cut: (N,) int32, how many words (of whole texts: 0 or 1) an example lost because it was longer than max_length.
@@ -51,11 +51,6 @@ class Tokens:
     def lengths(self) -> np.ndarray:
         """(N,) int32, tokens of each example, special ones included."""
         return np.diff(self.ends).astype(np.int32)
-
-    @cached_property
-    def word_counts(self) -> np.ndarray | None:
-        """(N,) int32, words of each example, at most max_length; None for whole texts."""
-        return None if self.word_ends is None else np.diff(self.word_ends).astype(np.int32)
 
     def __len__(self) -> int:
         return len(self.ends) - 1

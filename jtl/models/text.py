@@ -16,8 +16,6 @@ _ROLES = {
     'pad': ('[PAD]', '<pad>'),
     'unk': ('[UNK]', '<unk>'),
     'mask': ('[MASK]', '<mask>'),
-    'bos': ('[CLS]', '<bos>', '<s>'),
-    'eos': ('[SEP]', '<eos>', '</s>'),
 }
 
 
@@ -78,16 +76,6 @@ class TextPreprocessing:
     def mask_id(self) -> int | None:
         """What hides a word from a masked language model."""
         return self._id('mask')
-
-    @property
-    def bos_id(self) -> int | None:
-        """What begins a sequence ([CLS] of BERT)."""
-        return self._id('bos')
-
-    @property
-    def eos_id(self) -> int | None:
-        """What ends a sequence ([SEP] of BERT)."""
-        return self._id('eos')
 
     @property
     def special_ids(self) -> tuple[int, ...]:

@@ -39,7 +39,6 @@ class Task:
       maximize: whether more of `primary` is better.
       stages: what the task appends to the backbone (pooling), so that a cut may lie after it.
       labels: class (or output) names in output order.
-      target: the batch key of the targets.
       weight: `batch -> (B,)` float32, what each example's loss counts in training; None: 1. Evaluation never weighs.
       average: `(outputs of V views (V, B, K)) -> (B, K)`, one prediction out of several of the same example; by default the mean output.
       inputs: shape and dtype, without batch axis, of further inputs that the head needs: batch keys that travel through the backbone
@@ -62,7 +61,6 @@ class Task:
     maximize: bool
     stages: tuple[Stage, ...] = ()
     labels: Sequence[str] = field(default_factory=tuple)
-    target: str = 'label'
     weight: Callable[[Batch], Float[Array, ' b']] | None = None
     average: Callable[[Float[Array, 'v b k']], Float[Array, 'b k']] = mean_outputs
     inputs: Mapping[str, jax.ShapeDtypeStruct] = field(default_factory=dict)

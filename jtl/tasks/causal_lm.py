@@ -11,17 +11,7 @@ from jtl.errors import UserError
 from jtl.models.base import EVAL, Features, Mode
 from jtl.tasks.base import Batch, Task
 from jtl.tasks.heads import float_type, fraction, shapes_text
-from jtl.tasks.language_model import (
-    TIES,
-    decoded,
-    describe,
-    known_text,
-    language_model_loss,
-    language_model_metrics,
-    no_baseline,
-    summary,
-    word_table,
-)
+from jtl.tasks.language_model import decoded, known_text, language_model, word_table
 
 if TYPE_CHECKING:
     from jtl.models.text import TextPreprocessing
@@ -48,18 +38,10 @@ def causal_lm(
       UserError: no text, or an option out of range.
     """
     text = known_text(text, 'causal_lm')
-    return Task(
-        kind='causal_lm',
-        head=CausalHead(text.vocab_size, fraction('dropout', dropout), float_type('param_dtype', param_dtype)),
-        loss=language_model_loss,
-        evaluate=language_model_metrics,
-        baseline=no_baseline,
-        describe=describe,
-        primary='perplexity',
-        maximize=False,
+    return language_model(
+        'causal_lm',
+        CausalHead(text.vocab_size, fraction('dropout', dropout), float_type('param_dtype', param_dtype)),
         corrupt=ask_for_next,
-        summary=summary,
-        ties=TIES,
     )
 
 

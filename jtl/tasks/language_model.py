@@ -10,7 +10,7 @@ from jaxtyping import Array, Float
 
 from jtl.errors import UserError
 from jtl.models.base import WORDS
-from jtl.tasks.base import Batch
+from jtl.tasks.base import Batch, Task
 
 if TYPE_CHECKING:
     from jtl.models.text import TextPreprocessing
@@ -18,7 +18,22 @@ if TYPE_CHECKING:
 TABLE = 'embedding'
 """The name under which a head declares the word table that it shares with the backbone."""
 
-TIES = {TABLE: WORDS}
+
+def language_model(kind: str, head: nn.Module, **own: Any) -> Task:
+    """A task that predicts words by the word table of the backbone; `own` are the fields of `Task` in which one differs from another."""
+    return Task(
+        kind=kind,
+        head=head,
+        loss=language_model_loss,
+        evaluate=language_model_metrics,
+        baseline=no_baseline,
+        describe=describe,
+        primary='perplexity',
+        maximize=False,
+        summary=summary,
+        ties={TABLE: WORDS},
+        **own,
+    )
 
 
 def known_text(text: 'TextPreprocessing | None', task: str) -> 'TextPreprocessing':

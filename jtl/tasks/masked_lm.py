@@ -16,17 +16,7 @@ from jtl.keys import derive
 from jtl.models.base import EVAL, Features, Mode
 from jtl.tasks.base import Batch, Task
 from jtl.tasks.heads import float_type, shapes_text
-from jtl.tasks.language_model import (
-    TIES,
-    decoded,
-    describe,
-    known_text,
-    language_model_loss,
-    language_model_metrics,
-    no_baseline,
-    summary,
-    word_table,
-)
+from jtl.tasks.language_model import decoded, known_text, language_model, word_table
 
 if TYPE_CHECKING:
     from jtl.models.text import TextPreprocessing
@@ -61,19 +51,11 @@ def masked_lm(
         raise UserError(f'task.masked: expected a number between 0 and 1, found {masked!r}.')
     if isinstance(epsilon, bool) or not isinstance(epsilon, int | float) or not 0 < epsilon < 1:
         raise UserError(f'task.epsilon: expected a small number above 0, found {epsilon!r}.')
-    return Task(
-        kind='masked_lm',
-        head=MaskedHead(text.vocab_size, float(epsilon), float_type('dtype', dtype), float_type('param_dtype', param_dtype)),
-        loss=language_model_loss,
-        evaluate=language_model_metrics,
-        baseline=no_baseline,
-        describe=describe,
-        primary='perplexity',
-        maximize=False,
+    return language_model(
+        'masked_lm',
+        MaskedHead(text.vocab_size, float(epsilon), float_type('dtype', dtype), float_type('param_dtype', param_dtype)),
         inputs={'lm_positions': jax.ShapeDtypeStruct((places(text.size[0], masked),), jnp.int32)},
         corrupt=partial(corrupt, mask_id=text.mask_id, special=text.special_ids, vocabulary=text.vocab_size, masked=float(masked)),
-        summary=summary,
-        ties=TIES,
     )
 
 

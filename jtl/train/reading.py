@@ -11,7 +11,9 @@ from typing import Any
 
 from jtl import config as configs
 from jtl.checkpoint.base import Checkpoint, CheckpointError
+from jtl.checkpoint.sources import open_checkpoint
 from jtl.checkpoint.tables import prefix_of, source_of
+from jtl.checkpoint.word_vectors import looks_like_word_vectors, open_word_vectors
 from jtl.data import tokenizer as tokenizers
 from jtl.data.base import Data, UnreadableError
 from jtl.errors import UserError
@@ -52,8 +54,6 @@ def find_reading(plain: Mapping[str, Any], sources: Mapping[str, Data]) -> Readi
     Raises:
       UserError: the model cannot be known, texts without a tokenizer, or one whose ids the model's table does not have.
     """
-    from jtl.checkpoint.word_vectors import looks_like_word_vectors, open_word_vectors
-
     named, notes = named_sources(plain)
     texts = has_texts(sources[''])
     scratch = plain['tune']['recipe'] == 'scratch'
@@ -84,15 +84,8 @@ def find_reading(plain: Mapping[str, Any], sources: Mapping[str, Data]) -> Readi
         model = {**model, 'vocab_size': weights[0] if weights is not None else ids}
     tokenizers.check_vocabulary(text, built.vocabulary, f'model {model["name"]}')
     for subtree, where in ({} if scratch else vectors).items():
-        found_vectors = open_word_vectors(where, text.words)
-        table, width = init_shapes(built.backbone, built.inputs((1,)))[0].get(WORDS), found_vectors.specs['embedding'].shape[1]
-        if table is not None and table.shape[1] != width:
-            raise UserError(
-                f'config.init_from: the word vectors of {where} have {width} numbers each, the word table of {model["name"]} has '
-                f'{table.shape[1]}. Set model.embedding={width}, or name others.'
-            )
-        loaded = {**loaded, subtree: _as_table(found_vectors)}
-        notes.append(found_vectors.metadata['note'])
+        loaded = {**loaded, subtree: _word_vectors(where, text, built, model['name'])}
+        notes.append(loaded[subtree].metadata['note'])
     return Reading(model, text, loaded, tuple(notes))
 
 
@@ -123,9 +116,6 @@ def named_sources(plain: Mapping[str, Any]) -> tuple[dict[str, str], list[str]]:
 
 def open_sources(named: Mapping[str, str]) -> dict[str, Checkpoint]:
     """The checkpoints at these places, opened; nothing but their keys is read."""
-    from jtl.checkpoint.sources import open_checkpoint
-    from jtl.checkpoint.word_vectors import looks_like_word_vectors
-
     found = {}
     for subtree, where in named.items():
         try:
@@ -213,6 +203,13 @@ def _texts(data: Data, words_of: str) -> Iterator[Any]:
             yield from (found[key] for key in ('words', 'text', 'pair') if key in found)
 
 
-def _as_table(vectors: Checkpoint) -> Checkpoint:
-    """Word vectors under the name of the model's word table."""
+def _word_vectors(where: str, text: TextPreprocessing, model: Model, name: str) -> Checkpoint:
+    """The vectors of the vocabulary's words, under the name of the model's word table. UserError for vectors of another width."""
+    vectors = open_word_vectors(where, text.words)
+    table, width = init_shapes(model.backbone, model.inputs((1,)))[0].get(WORDS), vectors.specs['embedding'].shape[1]
+    if table is not None and table.shape[1] != width:
+        raise UserError(
+            f'config.init_from: the word vectors of {where} have {width} numbers each, the word table of {name} has {table.shape[1]}. '
+            f'Set model.embedding={width}, or name others.'
+        )
     return replace(vectors, specs={WORDS: vectors.specs['embedding']}, read=lambda key: vectors.read('embedding'))

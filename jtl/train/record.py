@@ -9,8 +9,8 @@ from jtl.data.pipeline import eval_batches
 from jtl.data.preflight import Preflight
 from jtl.data.tokens import Tokens
 from jtl.models.text import TextPreprocessing
-from jtl.report.html import RunRecord, SplitOutputs
 from jtl.report.logs import read_rows
+from jtl.report.record import RunRecord, SplitOutputs
 from jtl.report.texts import readable
 from jtl.train.evaluation import Evaluation
 from jtl.train.files import RunFiles

@@ -39,7 +39,7 @@ def test_texts():
     assert found.targets is split.targets and found.name_of(1) == 'line 1'
     tokens = found.examples
     assert len(tokens) == 3 and tokens.lengths.tolist() == [4, 5, 3] and tokens.lengths.dtype == np.int32
-    assert tokens.word_counts is None and tokens.word_starts is None and tokens.cut.tolist() == [0, 0, 0]
+    assert tokens.word_ends is None and tokens.word_starts is None and tokens.cut.tolist() == [0, 0, 0]
     example = tokens[1]
     assert (example['text'], example['label']) == ('abc', 0) and 'word_starts' not in example
     assert example['ids'].tolist() == [CLS, A, B + 5, C + 5, SEP] and example['segments'].tolist() == [0] * 5
@@ -63,7 +63,7 @@ def test_pairs_lose_tokens_of_the_longer_text_first():
 def test_words_begin_where_their_first_token_is():
     examples = Words((('ab', 'c', 'de'), ('a',), ('abcde', 'ab')), targets=np.array([[0, 1, 0], [1, -1, -1], [0, 1, -1]]))
     tokens = read(examples)
-    assert tokens.word_counts.tolist() == [3, 1, 2] and tokens.lengths.tolist() == [7, 3, 9]
+    assert np.diff(tokens.word_ends).tolist() == [3, 1, 2] and tokens.lengths.tolist() == [7, 3, 9]
     assert tokens[0]['ids'].tolist() == [CLS, A, B + 5, C, D, E + 5, SEP]
     assert [tokens[k]['word_starts'].tolist() for k in range(3)] == [[1, 3, 4], [1], [1, 6]]
     assert tokens[0]['words'] == ('ab', 'c', 'de') and tokens[0]['label'].tolist() == [0, 1, 0]
@@ -75,7 +75,7 @@ def test_words_begin_where_their_first_token_is():
 
 def test_more_words_than_tokens_are_lost():
     tokens = read(Words((('a',) * 20, ('b',))), max_length=5)
-    assert tokens.word_counts.tolist() == [5, 1] and tokens[0]['word_starts'].tolist() == [1, 2, 3, -1, -1]
+    assert np.diff(tokens.word_ends).tolist() == [5, 1] and tokens[0]['word_starts'].tolist() == [1, 2, 3, -1, -1]
     assert tokens.cut.tolist() == [17, 0]
 
 
@@ -128,7 +128,7 @@ def test_what_cannot_be_read_is_left_to_the_preflight():
     with pytest.raises(UnreadableError, match='text 2: the text is empty'):
         collate(tokens, np.array([1, 2]), 3)
     words = read(Words(((), ('a',))))
-    assert words.lengths.tolist() == [2, 3] and words.word_counts.tolist() == [0, 1]
+    assert words.lengths.tolist() == [2, 3] and np.diff(words.word_ends).tolist() == [0, 1]
     assert len(read(Texts(()))) == 0 and read(Texts(('',), ('a',))).lengths.tolist() == [2]
 
 

@@ -39,14 +39,14 @@ def test_it_travels_as_plain_json():
 def test_ids_and_words():
     found = TextPreprocessing(tokenizer().to_str(), 8, (4, 8))
     assert found.words == WORDS and found.vocab_size == 6 and found.size == (4,)
-    assert (found.pad_id, found.unk_id, found.bos_id, found.eos_id, found.mask_id) == (0, 1, 2, 3, None)
+    assert (found.pad_id, found.unk_id, found.mask_id) == (0, 1, None)
     assert found.special_ids == (0, 1, 2, 3)
     names = ('x', '[UNK]', '[SEP]', '[CLS]', '', '[MASK]', '[PAD]')  # id 4 is not used
     bert = Tokenizer(models.WordPiece({name: k for k, name in enumerate(names) if name}, unk_token='[UNK]'))
     bert.add_special_tokens(['[CLS]', '[MASK]'])
     found = TextPreprocessing(bert.to_str(), 8, (8,))
     assert found.words == names and found.vocab_size == 7
-    assert (found.pad_id, found.unk_id, found.bos_id, found.eos_id, found.mask_id) == (6, 1, 3, 2, 5)
+    assert (found.pad_id, found.unk_id, found.mask_id) == (6, 1, 5)
     assert found.special_ids == (3, 5)
     assert TextPreprocessing(Tokenizer(models.BPE({'a': 0, 'b': 1}, [])).to_str(), 8, (8,)).unk_id is None
 

@@ -154,7 +154,6 @@ def test_vocab_txt_reads_as_bert_does_in_rust_and_in_python(tmp_path, options):
     settings = text_preprocessing({}, tokenizer=ours, positions=0)
     assert settings.special_ids == tuple(sorted(fast.all_special_ids)) and settings.vocab_size == len(fast)
     assert (settings.pad_id, settings.unk_id, settings.mask_id) == (fast.pad_token_id, fast.unk_token_id, fast.mask_token_id)
-    assert (settings.bos_id, settings.eos_id) == (fast.cls_token_id, fast.sep_token_id)
 
 
 def test_a_tokenizer_json_that_transformers_wrote_is_read_in_the_place_of_vocab_txt(tmp_path):
@@ -188,7 +187,7 @@ def test_vocab_json_and_merges_read_as_roberta_does(tmp_path, options):
     compare_words(ours, spaced)
     settings = text_preprocessing({}, tokenizer=ours, positions=0)
     assert settings.special_ids == tuple(sorted(theirs.all_special_ids)) and settings.vocab_size == len(theirs)
-    assert (settings.bos_id, settings.eos_id, settings.mask_id) == (theirs.bos_token_id, theirs.eos_token_id, theirs.mask_token_id)
+    assert settings.mask_id == theirs.mask_token_id
     theirs.save_pretrained(tmp_path / 'whole')
     whole = checkpoint_tokenizer(beside(tmp_path / 'whole'), 'there')
     assert (tmp_path / 'whole' / 'tokenizer.json').exists()

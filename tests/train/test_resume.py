@@ -7,6 +7,7 @@ import shutil
 from pathlib import Path
 
 import jax
+import kept
 import numpy as np
 import pytest
 from etils import epath
@@ -91,20 +92,8 @@ def content(root):
 @pytest.fixture(scope='module', autouse=True)
 def compiled_once(tmp_path_factory):
     """Most runs here compile the same steps: keep them on disk meanwhile."""
-    from jax.experimental.compilation_cache import compilation_cache
-
-    settings = {
-        'jax_compilation_cache_dir': str(tmp_path_factory.mktemp('cache')),
-        'jax_persistent_cache_min_compile_time_secs': 0.0,
-        'jax_persistent_cache_min_entry_size_bytes': -1,
-    }
-    before = {name: getattr(jax.config, name) for name in settings}
-    for values in (settings, before):
-        for name, value in values.items():
-            jax.config.update(name, value)
-        compilation_cache.reset_cache()
-        if values is settings:
-            yield
+    with kept.compilations(tmp_path_factory.mktemp('cache')):
+        yield
 
 
 @pytest.fixture(scope='module')

@@ -6,6 +6,7 @@ import json
 import re
 
 import jax
+import kept
 import numpy as np
 import pytest
 import texts
@@ -35,23 +36,10 @@ class Stop(Exception):  # noqa: N818
 @pytest.fixture(scope='module', autouse=True)
 def compiled_once(tmp_path_factory):
     """Compiling is most of these tests: with little effort, and what several runs compile is kept on disk meanwhile."""
-    from jax.experimental.compilation_cache import compilation_cache
-
-    settings = {
-        'jax_compilation_cache_dir': str(tmp_path_factory.mktemp('cache')),
-        'jax_persistent_cache_min_compile_time_secs': 0.0,
-        'jax_persistent_cache_min_entry_size_bytes': -1,
-    }
-    before = {name: getattr(jax.config, name) for name in settings}
-    with pytest.MonkeyPatch.context() as patched:
-        patched.setenv('JAX_COMPILATION_CACHE_DIR', settings['jax_compilation_cache_dir'])  # of commands
-        for values in (settings, before):
-            for name, value in values.items():
-                jax.config.update(name, value)
-            jax.config.update('jax_disable_most_optimizations', values is settings)
-            compilation_cache.reset_cache()
-            if values is settings:
-                yield
+    cache = tmp_path_factory.mktemp('cache')
+    with pytest.MonkeyPatch.context() as patched, kept.compilations(cache, optimized=False):
+        patched.setenv('JAX_COMPILATION_CACHE_DIR', str(cache))  # of commands
+        yield
 
 
 @pytest.fixture(scope='module')
