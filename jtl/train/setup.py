@@ -146,7 +146,7 @@ def build(
         batch_norm=configs.frozen(plain['batch_norm']),
         rules=origins.rules,
         ignored=origins.ignored,
-        notes=origins.notes,
+        notes=(*origins.notes, *phases_left(plain)),
         preprocessing=origins.preprocessing.to_json(),
         model=reading.model,
     )
@@ -317,6 +317,13 @@ def phases_of(plain: Mapping[str, Any], net: Net, examples: int) -> tuple[Phase,
             raise UserError(f'config.extend: numbers of steps of at least 1, found {more!r}.')
         phases = (*phases, replace(phases[-1], name=f'extend_{k + 1}', steps=more))
     return phases
+
+
+def phases_left(plain: Mapping[str, Any]) -> tuple[str, ...]:
+    """What the plan says where a recipe takes the place of the phases that a config writes."""
+    if not plain['phases'] or not plain['tune']['recipe']:
+        return ()
+    return (f"tune.recipe={plain['tune']['recipe']} takes the place of config.phases; with tune.recipe='' they are trained.",)
 
 
 def load_leaves(experiment: Experiment) -> dict[str, jax.Array]:

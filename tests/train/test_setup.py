@@ -162,3 +162,12 @@ def test_wrong_fields_are_told(fields, says, saved):
         fields = {**fields, 'init_from': saved[0]}
     with pytest.raises(UserError, match=says):
         build({**base, **fields}, data=tiny.data(), devices=jax.devices()[:1]) if 'data' not in fields else build({**base, **fields})
+
+
+def test_a_recipe_in_the_place_of_written_phases_is_said():
+    phases = ({'name': 'mine', 'steps': 2, 'train': (('.*', 'all'),)},)
+    replaced = tiny.experiment(phases=phases, tune=tiny.recipe('probe')).plan
+    assert [phase.name for phase in replaced.phases] == ['probe']
+    assert any(note.startswith('tune.recipe=probe takes the place of config.phases') for note in replaced.notes)
+    written = tiny.experiment(phases=phases, tune={'recipe': ''}).plan
+    assert [phase.name for phase in written.phases] == ['mine'] and not any('takes the place' in note for note in written.notes)
