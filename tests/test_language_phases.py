@@ -40,14 +40,16 @@ def quick():
 
 
 def trained(config, where):
-    """The experiment, the leaves before the first phase and after each, the last validation row by the phase's name, and the predictors."""
+    """The experiment, the leaves before the first phase and after each, the last validation row by the phase's name, the position at the
+    end, and the predictors.
+    """
     experiment = jtl.build(config)
     predict = cache(lambda head: jtl.prediction_step(experiment, head=head))
     start = jax.device_get(jtl.load_leaves(experiment))
     with contextlib.closing(Kept(RunFiles(epath.Path(where)), experiment)) as store:
-        train(experiment, store.files, store, predict)
+        _, at = train(experiment, store.files, store, predict)
     rows = [json.loads(line) for line in store.files.metrics.read_text().splitlines()]
-    return experiment, [start, *store.leaves], {row['phase_name']: row for row in rows if 'validation/loss' in row}, predict
+    return experiment, [start, *store.leaves], {row['phase_name']: row for row in rows if 'validation/loss' in row}, at, predict
 
 
 def moved(before, after):
@@ -96,7 +98,7 @@ def ulmfit(tmp_path):
 
 
 def test_ulmfit(ulmfit, tmp_path):
-    experiment, leaves, rows, _ = trained(ulmfit, tmp_path / 'run')
+    experiment, leaves, rows, at, _ = trained(ulmfit, tmp_path / 'run')
     assert list(rows) == [phase.name for phase in experiment.plan.phases] == ['general_lm', 'target_lm', 'heads', 'thaw_1', 'thaw_2']
     assert [moved(a, b) for a, b in pairwise(leaves)] == [
         {'lm', 'embeddings', 'layer_0'},
@@ -110,6 +112,8 @@ def test_ulmfit(ulmfit, tmp_path):
         least = (8 * 2**6) ** (1 / 8)  # the first word is one of eight, the next six are one of two, the end is sure
         assert least < rows[f'{name}_lm']['validation/perplexity'] < 0.6 * unigram(splits['validation'], splits['train'])
     assert rows['thaw_2']['validation/accuracy'] > 0.6
+    best = max(rows[name]['validation/accuracy'] for name in ('heads', 'thaw_1', 'thaw_2'))
+    assert at.best == pytest.approx(best)  # of the task, whatever the perplexities were
 
 
 def test_what_ulmfit_needs_is_told(ulmfit):
@@ -139,11 +143,11 @@ def test_masked_words_before_a_task(tmp_path):
     config.optimizer.update(name='adam', lr=0.02, schedule='constant')
     config.text.max_length = 16
     config.batch_size = 16
-    experiment, leaves, rows, predict = trained(config, tmp_path / 'run')
+    experiment, leaves, rows, at, predict = trained(config, tmp_path / 'run')
     assert [moved(a, b) for a, b in pairwise(leaves)] == [
         {'words', 'embeddings', 'layer_0'},
         {'main', 'embeddings', 'layer_0'},
     ]
     before = jtl.evaluate(predict('words'), leaves[0], experiment, experiment.data.splits['validation'], head='words').metrics
     assert rows['adapt']['validation/perplexity'] < 0.75 * before['perplexity']
-    assert rows['task']['validation/accuracy'] == 1.0
+    assert rows['task']['validation/accuracy'] == at.best == 1.0

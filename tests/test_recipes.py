@@ -239,3 +239,10 @@ def test_wrong_sections_are_told(section, written, steps, says):
     with pytest.raises(UserError, match=says) as caught:
         expand(section, written, CHAIN, steps)
     assert len(re.findall('\n', str(caught.value))) == 0
+
+
+def test_a_pooling_that_learns_is_new_like_the_heads():
+    chain = [*CHAIN[:4], Fake('pooling', tail=True)]
+    paths = [*tree(CHAIN[:4]), 'backbone/pooling/score/kernel']
+    for phase in (*probe(chain, 10), gradual(chain, 10, chunks=2)[0], *last(chain, 10, n=1)):
+        assert resolve(phase.train, paths, otherwise=FROZEN).values['backbone/pooling/score/kernel'] == 'head'

@@ -153,7 +153,9 @@ def _origins(
     """The origins of the targets of one source, and the leaves that have none."""
     checkpoint, table = source
     _, heads = _loads(subtree, head)
-    all_rules = [*rules, *([] if heads else [_NEW_HEAD]), *table.rules, *(table.head if heads else ()), _NEW_POOLING]
+    # A pooling that learns is the task's: only a run of jtl's own with the same one has it.
+    pooling = [] if any('backbone/pooling/' in key for key in checkpoint.specs) else [_NEW_POOLING]
+    all_rules = [*rules, *([] if heads else [_NEW_HEAD]), *pooling, *table.rules, *(table.head if heads else ())]
     chosen = resolve([replace(rule, optional=True) for rule in all_rules], targets, otherwise=None, what='loading rule')
     origins: dict[str, LeafOrigin] = {}
     problems: list[Problem] = []

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from jtl.data import tokens as tokens_module
 from jtl.data.arrays import from_arrays
 from jtl.data.base import Data, Split, UnreadableError
+from jtl.data.pipeline import eval_batches, eval_order
 from jtl.data.preflight import preflight
 from jtl.data.texts import Texts, Words
 from jtl.data.tokenizer import checkpoint_tokenizer, text_preprocessing, word_tokenizer
@@ -203,3 +204,15 @@ def test_filling_is_what_the_tokenizer_fills_with():
 
 def test_buckets():
     assert [bucket_of(n, (4, 8, 20)) for n in (1, 4, 5, 8, 9, 20)] == [4, 4, 8, 8, 20, 20]
+
+
+def test_batches_of_words_have_a_place_for_each_tag_and_the_longest_come_first():
+    sentences = (('a',), ('a', 'b', 'c', 'd'), ('a', 'b'))
+    targets = np.array([[1, -1, -1, -1], [2, 1, 2, 1], [1, 2, -1, -1]], np.int32)
+    settings_ = text_preprocessing({'buckets': (4, 8)}, tokenizer=pieces(), positions=0)
+    split = tokenized(Split(Words(sentences), targets, '{}'.format), settings_)
+    assert eval_order(split).tolist() == [1, 2, 0]
+    first, second = eval_batches(split, batch_size=2, preprocessing=settings_)
+    assert first['index'].tolist() == [1, 2] and first['ids'].shape == first['label'].shape == (2, 8)
+    assert first['label'].tolist() == [[2, 1, 2, 1, -1, -1, -1, -1], [1, 2, -1, -1, -1, -1, -1, -1]]
+    assert second['index'].tolist() == [0, 0] and second['label'].tolist() == [[1, -1, -1, -1]] * 2 and second['real'].tolist() == [1, 0]

@@ -38,6 +38,13 @@ def test_a_run_brings_its_picture_size(source):
     assert {leaf.status for leaf in experiment.plan.leaves if leaf.path.startswith('backbone/')} == {'loaded'}
 
 
+def test_what_lies_beside_the_weights_comes_before_the_usual(source, tmp_path):
+    (tmp_path / 'model.safetensors').write_bytes((source / 'bundle' / 'model.safetensors').read_bytes())
+    usual = jtl.build(config(init_from=str(tmp_path))).preprocessing
+    (tmp_path / 'preprocessor_config.json').write_text(json.dumps({'size': {'height': 8, 'width': 8}, 'resample': 0}))
+    assert jtl.build(config(init_from=str(tmp_path))).preprocessing == dataclasses.replace(usual, interpolation='nearest') != usual
+
+
 def test_an_unfinished_run_goes_on_without_its_source(source, tmp_path, monkeypatch):
     weights = tmp_path / 'weights.safetensors'
     weights.write_bytes((source / 'bundle' / 'model.safetensors').read_bytes())

@@ -80,3 +80,22 @@ def test_what_data_are_is_said_by_the_first_example_that_can_be_read():
     with pytest.raises(UserError, match='data: none of the 2 training examples can be read: text 0: the text is empty'):
         has_texts(of(Texts(('', ' '))))
     assert not has_texts(from_arrays({'train': np.zeros((4, 8, 8), np.uint8)}, {'train': np.arange(4) % 2}))
+
+
+def test_words_of_all_splits(tmp_path):
+    (tmp_path / 'texts.csv').write_text('text,label,split\ngood film,a,train\nbad film,b,train\ngood play,a,test\n')
+
+    def words(of):
+        made = texts.config('text_csv', tmp_path / 'texts.csv')
+        made.text.words_of, made.data.validation = of, 0.0
+        return set(jtl.build(made).preprocessing.words)
+
+    assert words('all') - words('train') == {'play'} and words('train') - words('all') == set()
+
+
+def test_a_pooling_that_learns_starts_new_beside_loaded_weights(built):
+    status = {leaf.path: leaf.status for leaf in built(task={'pool': 'attention'}).plan.leaves}
+    assert {path for path, how in status.items() if how == 'new'} == {
+        path for path in status if path.startswith(('heads/', 'backbone/pooling/'))
+    }
+    assert sum(path.startswith('backbone/pooling/') for path in status) == 3

@@ -273,12 +273,15 @@ def test_a_run_that_tags_words(folder, tmp_path):
         folder / 'columns',
         {'embedding': 8, 'hidden': 8},
         task={'name': 'token_classification'},
+        tasks={'lm': {'name': 'causal_lm'}},  # which no phase trains
         steps=80,
         optimizer={'name': 'adam', 'lr': 0.1},
     )
     result, said = go(config, tmp_path)
     assert 'note: tags: read as' in said
     bundle = load_bundle(str(tmp_path))
+    heads = {path.split('/')[1] for path in load_file(tmp_path / 'bundle' / 'model.safetensors') if path.startswith('heads/')}
+    assert heads == {'main'}
     tagged = texts.sentences(texts.SIZES['test'], 2)
     predicted = [row['tags'] for row in bundle.predict(tagged)]
     true = [[texts.TAGS.get(word, 'O') for word in words] for words in tagged]
