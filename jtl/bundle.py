@@ -29,6 +29,7 @@ from jtl.models.net import Net
 from jtl.models.preprocessing import Preprocessing
 from jtl.models.text import TextPreprocessing
 from jtl.predictions import Text, of_pictures, of_texts
+from jtl.rules import as_rules
 from jtl.tasks import build_task
 from jtl.tasks.base import HEAD, Task
 from jtl.tasks.entities import ABSENT
@@ -173,7 +174,8 @@ def load_bundle(where: str) -> Bundle:
     except (KeyError, TypeError) as error:
         raise CheckpointError(f'{root / "bundle.json"}: not a bundle: {type(error).__name__}: {error}.') from None
     task = _task(task_section, labels, None if shape is None else tuple(shape), preprocessing)
-    net = net_of(build_model(configs.frozen(model_section)), {HEAD: task}, preprocessing.size)
+    precision = as_rules(configs.frozen(metadata.get('config', {}).get('precision', ())), optional=True)  # some were for other heads
+    net = net_of(build_model(configs.frozen(model_section)), {HEAD: task}, preprocessing.size, precision)
     for path, spec in net.shapes.items():
         found = checkpoint.specs.get(path)
         if found is None or found.shape != spec.shape:

@@ -15,6 +15,7 @@ from ml_collections import ConfigDict, config_dict
 from jtl import data, optim
 from jtl.config import OPTIONS
 from jtl.data import augment, mix, tokenizer
+from jtl.parallel import mesh, placement
 from jtl.recipes import RECIPES, knobs
 from jtl.tasks import probes
 
@@ -22,7 +23,7 @@ OPEN_SECTIONS = (*OPTIONS, 'init_from', 'compare.grid', 'data', 'sources', 'task
 """Sections in which a user's own function may declare further fields; that function (or its caller) checks them."""
 
 HARMLESS = (
-    r'log_every', r'checkpoint_every', r'mesh\..*', r'eval_batch_size', r'(data|sources\.[^.]+)\.(workers|root|max_unreadable)', r'compare\..*', r'extend',
+    r'log_every', r'checkpoint_every', r'mesh\..*', r'sharding', r'remat', r'frozen\.sharding', r'eval_batch_size', r'(data|sources\.[^.]+)\.(workers|root|max_unreadable)', r'compare\..*', r'extend',
     r'evaluators', r'probe\..*'
 )  # fmt: skip
 """Fields in which a resumed run may differ: they change neither a parameter nor a batch (`extend` may grow; data that moved are known by
@@ -64,7 +65,11 @@ def default_config(**sections: Any) -> ConfigDict:
             'decay': (),  # rules (path pattern, factor on weight decay), before the default ones
             'penalties': (),  # rules (path pattern, (kind, coefficient)) with l1, l2, l2sp
             'batch_norm': (),  # rules (stage path such as 'backbone/stem', 'batch' | 'batch_fixed' | 'running')
-            'mesh': {'data': -1},  # devices of each axis; -1: the rest
+            'mesh': mesh.defaults(),
+            'sharding': (),  # rules (path pattern, 'whole' | 'fsdp' | ('tensor', dimension) | axes of each dimension), before the family's
+            'precision': (),  # rules (stage path such as 'backbone/layer_3' or 'heads/main', dict(params=, compute=, output=) of dtypes)
+            'remat': (),  # rules (stage path, True): activations are dropped after the forward pass and computed again in the backward one
+            'frozen': placement.frozen_defaults(),
             'log_every': 10,  # steps
             'eval_every': 0,  # steps; 0: at the end of each phase
             'eval_batch_size': 0,  # 0: batch_size

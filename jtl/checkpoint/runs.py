@@ -207,9 +207,9 @@ class RunCheckpoints:
         return CheckpointError(f'{where}: this checkpoint is damaged: {why}. Nothing was loaded. {self._remedy}'.rstrip())
 
 
-def templates_of(leaves: Mapping[str, Any], sharding: Any) -> dict[str, jax.ShapeDtypeStruct]:
-    """What `restore` needs to know of leaves that are not there yet, or no longer: shape, dtype, placement."""
-    return {path: jax.ShapeDtypeStruct(np.shape(leaf), leaf.dtype, sharding=sharding) for path, leaf in leaves.items()}
+def templates_of(leaves: Mapping[str, Any], sharding: Any = None) -> dict[str, jax.ShapeDtypeStruct]:
+    """What `restore` needs to know of leaves that are not there yet, or no longer: shape, dtype, placement (their own, or `sharding` for all)."""
+    return {path: jax.ShapeDtypeStruct(np.shape(leaf), leaf.dtype, sharding=sharding or leaf.sharding) for path, leaf in leaves.items()}
 
 
 def _no_progress_notes(record: logging.LogRecord) -> bool:

@@ -8,7 +8,7 @@ import math
 import os
 import sys
 import weakref
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
@@ -36,7 +36,7 @@ def train_batches(
     size: tuple[int, int] | None = None,
     preprocessing: Preprocessing | TextPreprocessing,
     crop: float = 1.0,
-    slots: slice | None = None,
+    rows: Sequence[int] | np.ndarray | None = None,
     workers: int = 0,
     sampling: str = 'natural',
 ) -> Iterator[dict[str, np.ndarray]]:
@@ -51,7 +51,7 @@ def train_batches(
       size: height and width that the network reads; None: those of `preprocessing`.
       preprocessing: of the weights.
       crop: `augment.crop`; below 1, pictures come as `padded_size(size, crop)` and the device crops.
-      slots: the contiguous part of the global batch that this host reads; None: all of it.
+      rows: of the global batch that this host reads; None: all of it.
       workers: processes that read; 0: threads of this process.
       sampling: one of `jtl.data.sampling.SAMPLINGS`; other than 'natural' for class numbers as targets alone.
 
@@ -61,14 +61,14 @@ def train_batches(
     """
     if not len(split):
         raise UserError('The training split has no examples.')
-    positions = range(batch_size)[slots or slice(None)]
+    mine = np.arange(batch_size) if rows is None else np.asarray(rows)
     drawn: Callable[[int, int], np.ndarray] = (
         partial(order, len(split), seed) if sampling == 'natural' else class_order(split.targets, sampling, seed)
     )
     read = _reader(split, preprocessing, size, crop)
     if isinstance(read, _Texts):
         drawn = LengthOrder(read.examples.lengths, drawn, seed, batch_size)
-    batches = _TrainBatches(read, split.targets, drawn, batch_size, first_step, positions)
+    batches = _TrainBatches(read, split.targets, drawn, batch_size, first_step, mine)
     return _read_ahead(batches, workers)
 
 
@@ -79,7 +79,7 @@ def eval_batches(
     preprocessing: Preprocessing | TextPreprocessing,
     size: tuple[int, int] | None = None,
     crop: float | None = None,
-    slots: slice | None = None,
+    rows: Sequence[int] | np.ndarray | None = None,
     workers: int = 0,
 ) -> Iterator[dict[str, np.ndarray]]:
     """Each example exactly once, in the order of `eval_order`. The last batch is filled up with repetitions of its last example, marked.
@@ -90,16 +90,14 @@ def eval_batches(
       preprocessing: of the weights.
       size: height and width that the network reads; None: those of `preprocessing`.
       crop: None for pictures as evaluation crops them; else they come as `padded_size(size, crop)`, and the device takes views of them.
-      slots: the contiguous part of the global batch that this host reads; None: all of it.
+      rows: of the global batch that this host reads; None: all of it.
       workers: processes that read; 0: threads of this process.
 
     Yields:
       As `train_batches`, and `real` (b,) float32: 1, or 0 for filling. The shapes of pictures never change, those of text go by its buckets.
     """
-    positions = range(batch_size)[slots or slice(None)]
-    return _read_ahead(
-        _EvalBatches(_reader(split, preprocessing, size, crop), split.targets, eval_order(split), batch_size, positions), workers
-    )
+    mine = np.arange(batch_size) if rows is None else np.asarray(rows)
+    return _read_ahead(_EvalBatches(_reader(split, preprocessing, size, crop), split.targets, eval_order(split), batch_size, mine), workers)
 
 
 def eval_order(split: Split) -> np.ndarray:
@@ -159,14 +157,14 @@ class _TrainBatches:
     drawn: Callable[[int, int], np.ndarray]
     batch_size: int
     first_step: int
-    positions: range
+    rows: np.ndarray
 
     def __len__(self) -> int:
         return _FOREVER
 
     def __getitem__(self, k: int) -> dict[str, np.ndarray]:
         indices = self.drawn((self.first_step + k) * self.batch_size, self.batch_size)
-        return _batch(self.read, self.targets, indices[self.positions.start : self.positions.stop], indices)
+        return _batch(self.read, self.targets, indices[self.rows], indices)
 
 
 @dataclass(frozen=True)
@@ -177,7 +175,7 @@ class _EvalBatches:
     targets: np.ndarray
     order: np.ndarray
     batch_size: int
-    positions: range
+    rows: np.ndarray
 
     def __len__(self) -> int:
         return epoch_steps(len(self.order), self.batch_size)
@@ -185,10 +183,9 @@ class _EvalBatches:
     def __getitem__(self, k: int) -> dict[str, np.ndarray]:
         last = len(self.order) - 1
         places = k * self.batch_size + np.arange(self.batch_size)
-        mine = slice(self.positions.start, self.positions.stop)
         indices = self.order[np.minimum(places, last)].astype(np.int32)
         # Filling costs nothing: every host reads the last example at most once for it.
-        return {**_batch(self.read, self.targets, indices[mine], indices), 'real': (places[mine] <= last).astype(np.float32)}
+        return {**_batch(self.read, self.targets, indices[self.rows], indices), 'real': (places[self.rows] <= last).astype(np.float32)}
 
 
 def _batch(read: Reader, targets: np.ndarray, indices: np.ndarray, among: np.ndarray) -> dict[str, np.ndarray]:

@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 
 import flax.linen as nn
 import jax
+import jax.numpy as jnp
 from flax import traverse_util
 
 from jtl.checkpoint.adapt import NameTable
@@ -36,17 +37,28 @@ class Mode(NamedTuple):
 
 EVAL = Mode()
 
+ATTENTION_AND_MLP = (
+    (r'backbone/.*attention/(query|key|value)/(kernel|bias)', ('tensor', -1)),
+    (r'backbone/.*attention/out/kernel', ('tensor', 0)),
+    (r'backbone/.*mlp/fc1/(kernel|bias)', ('tensor', -1)),
+    (r'backbone/.*mlp/fc2/kernel', ('tensor', 0)),
+)
+"""Sharding rules of a transformer (Shoeybi et al. 2019, Megatron-LM): the first matrix of a pair by columns (heads, hidden units), the second by
+rows, so that one sum over the axis ends each branch. See `jtl.parallel.placement`."""
+
 
 class Stage(NamedTuple):
     """One link of the chain. `make(name=...)` builds a module called as `module(features, mode) -> features`.
 
     A stage owns the parameter subtree of its name, or nothing (pooling). `tail` stages (final norm, pooler) share the head's
-    depth and are not counted by `last`, `gradual` and `layerwise`. `make` is built once: partials compare by identity.
+    depth and are not counted by `last`, `gradual` and `layerwise`. `make` is built once: partials compare by identity. `output` is the dtype
+    in which the stage hands on what it computes in floating point; None: as it comes.
     """
 
     name: str
     make: Callable[..., nn.Module]
     tail: bool = False
+    output: Any = None
 
 
 class Backbone(nn.Module):
@@ -68,7 +80,13 @@ class Backbone(nn.Module):
 
     @nn.compact
     def __call__(
-        self, features: Features, modes: Mapping[str, Mode] | None = None, *, start: str | None = None, stop: str | None = None
+        self,
+        features: Features,
+        modes: Mapping[str, Mode] | None = None,
+        *,
+        start: str | None = None,
+        stop: str | None = None,
+        constrain: Callable[[Features], Features] | None = None,
     ) -> Features:
         """Run the stages from `start` (default: the first) to before `stop` (default: past the last).
 
@@ -76,6 +94,7 @@ class Backbone(nn.Module):
           features: what `start` reads; for the first stage, the model's inputs.
           modes: the mode of each stage; stages not named run as in evaluation.
           start, stop: stage names.
+          constrain: says where the features behind every stage lie on a mesh.
 
         Raises:
           UserError: `start`, `stop` or a key of `modes` is no stage, or `stop` comes before `start`.
@@ -85,6 +104,9 @@ class Backbone(nn.Module):
             self._index(name)
         for stage in self.between(start, stop):
             features = stage.make(name=stage.name)(features, modes.get(stage.name, EVAL))
+            if stage.output is not None:
+                features = {k: x.astype(stage.output) if jnp.issubdtype(x.dtype, jnp.floating) else x for k, x in features.items()}
+            features = constrain(features) if constrain else features
         return features
 
     def between(self, start: str | None = None, stop: str | None = None) -> tuple[Stage, ...]:
@@ -191,6 +213,7 @@ class Model:
       weights: tried in order on a foreign checkpoint; the first whose table fits is used.
       vocabulary: rows of the word table `WORDS`; 0 where the model reads no words.
       positions: the longest sequence the model can read, tokens; 0: any.
+      sharding: rules for the axis `tensor`, see `jtl.parallel.placement`.
     """
 
     backbone: Backbone
@@ -199,3 +222,4 @@ class Model:
     weights: tuple[Weights, ...] = ()
     vocabulary: int = 0
     positions: int = 0
+    sharding: tuple[tuple[str, Any], ...] = ()

@@ -14,7 +14,7 @@ from jax.typing import DTypeLike
 from jaxtyping import Array, Bool, Float, Int
 
 from jtl.errors import UserError
-from jtl.models.base import EVAL, Backbone, Features, Mode, Model, Stage
+from jtl.models.base import ATTENTION_AND_MLP, EVAL, Backbone, Features, Mode, Model, Stage
 from jtl.models.bert_names import known_weights
 from jtl.models.vit import GELUS
 
@@ -216,7 +216,9 @@ def bert(
         found = {'ids': jax.ShapeDtypeStruct(size, jnp.int32), 'mask': jax.ShapeDtypeStruct(size, jnp.bool_)}
         return found | ({'segments': jax.ShapeDtypeStruct(size, jnp.int32)} if segments > 1 else {})
 
-    return Model(Backbone(stages=tuple(stages)), inputs, None, weights, vocabulary=vocab_size, positions=positions)
+    return Model(
+        Backbone(stages=tuple(stages)), inputs, None, weights, vocabulary=vocab_size, positions=positions, sharding=ATTENTION_AND_MLP
+    )
 
 
 BASE: dict[str, Any] = {'width': 768, 'depth': 12, 'heads': 12}

@@ -12,6 +12,7 @@ import jax.numpy as jnp
 from jtl.errors import UserError
 from jtl.keys import derive
 from jtl.models.base import EVAL, Backbone, Features, Mode, flatten, init_shapes, unflatten
+from jtl.parallel.placement import Placement
 
 Leaves = Mapping[str, Any]
 """Parameters and BatchNorm statistics by flat path."""
@@ -43,6 +44,7 @@ class Net:
       inputs: shape and dtype of one example's inputs, without batch axis.
       params: shape and dtype of every parameter, `backbone/...` in stage order, then `heads/<task>/...`.
       stats: the same for every BatchNorm statistic.
+      placement: on a mesh of several devices; None on one.
     """
 
     backbone: Backbone
@@ -51,6 +53,7 @@ class Net:
     inputs: Mapping[str, jax.ShapeDtypeStruct]
     params: Mapping[str, jax.ShapeDtypeStruct]
     stats: Mapping[str, jax.ShapeDtypeStruct]
+    placement: Placement | None = None
 
     @property
     def shapes(self) -> dict[str, jax.ShapeDtypeStruct]:
@@ -85,7 +88,9 @@ class Net:
         Returns:
           The outputs of each head, and the new running statistics by path (of stages whose mode uses batch statistics; else as given).
         """
-        modes = modes or {}
+        modes, constrain = modes or {}, None
+        if self.placement is not None:
+            leaves, constrain = self.placement.read(leaves), self.placement.of_batch
         rngs = {} if key is None else {'dropout': derive(key, 'backbone')}
         variables = {'params': unflatten(self._of(leaves, self.params), 'backbone')}
         stats = unflatten(self._of(leaves, self.stats), 'backbone')
@@ -95,7 +100,9 @@ class Net:
         found = dict(stats)
         features, start = inputs, None
         for stop, names in self._by_stop(self.heads if heads is None else heads):
-            features, changed = self.backbone.apply(variables, features, modes, start=start, stop=stop, rngs=rngs, mutable=['batch_stats'])
+            features, changed = self.backbone.apply(
+                variables, features, modes, start=start, stop=stop, constrain=constrain, rngs=rngs, mutable=['batch_stats']
+            )
             found |= changed.get('batch_stats', {})
             start = stop
             for name in names:

@@ -15,7 +15,7 @@ from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
 from jtl.errors import UserError
-from jtl.models.base import EVAL, Backbone, Features, Mode, Model, Stage
+from jtl.models.base import ATTENTION_AND_MLP, EVAL, Backbone, Features, Mode, Model, Stage
 from jtl.models.layers import stochastic_depth
 from jtl.models.vit_names import Parts, known_weights
 
@@ -318,7 +318,7 @@ def vit(
     )
     weights = known_weights(source, parts)
     usual = next(w.preprocessing for w in weights if not w.table.shapes)
-    return Model(Backbone(stages=tuple(stages)), inputs, usual, weights)
+    return Model(Backbone(stages=tuple(stages)), inputs, usual, weights, sharding=ATTENTION_AND_MLP)
 
 
 def _pair(option: str, value: Any) -> tuple[int, int]:

@@ -17,7 +17,7 @@ from jtl.data.tokens import as_read
 from jtl.data.views import Views, views_of
 from jtl.errors import UserError, did_you_mean, some_of
 from jtl.models.preprocessing import Preprocessing
-from jtl.parallel.mesh import local_slots, put_batch
+from jtl.parallel.mesh import batch_parts, local_rows, put_batch
 from jtl.tasks.base import HEAD
 from jtl.train.setup import Experiment
 
@@ -135,7 +135,7 @@ def training_batches(experiment: Experiment, seed: int, first_step: int, source:
         first_step=first_step,
         preprocessing=experiment.preprocessing,
         crop=config['augment']['crop'],
-        slots=local_slots(mesh, config['batch_size']),
+        rows=local_rows(mesh, config['batch_size']),
         workers=section['workers'],
         sampling=section['sampling'],
     )
@@ -150,14 +150,14 @@ def training_batches(experiment: Experiment, seed: int, first_step: int, source:
 def _eval_batches(experiment: Experiment, split: Split, crop: float | None = None) -> Iterator[tuple[dict[str, jax.Array], np.ndarray]]:
     """Global batches, and the positions in the split of their real rows, which come first."""
     config, mesh = experiment.config, experiment.mesh
-    over = mesh.shape['data']
+    over = batch_parts(mesh)
     size = -(-(config['eval_batch_size'] or config['batch_size']) // over) * over
     host = eval_batches(
         split,
         batch_size=size,
         preprocessing=experiment.preprocessing,
         crop=crop,
-        slots=local_slots(mesh, size),
+        rows=local_rows(mesh, size),
         workers=config['data']['workers'],
     )
     order = eval_order(split)

@@ -19,7 +19,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from etils import epath
-from jax.sharding import Mesh
 from jaxtyping import Float
 
 from jtl.bundle import Bundle
@@ -32,7 +31,8 @@ from jtl.models.base import stage_of, unflatten
 from jtl.models.net import Net
 from jtl.models.preprocessing import Preprocessing
 from jtl.models.text import TextPreprocessing
-from jtl.parallel.mesh import local_slots, make_mesh, put_batch, replicated
+from jtl.parallel.mesh import local_rows, make_mesh, put_batch
+from jtl.parallel.placement import Placement, place
 from jtl.report.format import duration
 from jtl.tasks.base import Task
 from jtl.train.setup import Experiment
@@ -49,7 +49,7 @@ class FeatureModel:
       net, leaves: the function and its parameters.
       task: its own stages (pooling) make `pooled` of what the backbone gives.
       preprocessing: of the weights.
-      mesh: of devices.
+      placement: of the leaves on a mesh of devices.
       batch_size: examples at a time, over all devices; rounded up to what divides over them.
       stage: the last stage that runs before the pooling; '' for the whole backbone.
       workers: processes that read; 0: threads.
@@ -59,7 +59,7 @@ class FeatureModel:
     leaves: Mapping[str, jax.Array]
     task: Task
     preprocessing: Preprocessing | TextPreprocessing
-    mesh: Mesh
+    placement: Placement
     batch_size: int = 32
     stage: str = ''
     workers: int = 0
@@ -74,13 +74,14 @@ def of_experiment(experiment: Experiment, leaves: Mapping[str, jax.Array], stage
     config = experiment.config
     size = config['eval_batch_size'] or config['batch_size']
     return FeatureModel(
-        experiment.net, leaves, experiment.task, experiment.preprocessing, experiment.mesh, size, stage, config['data']['workers']
+        experiment.net, leaves, experiment.task, experiment.preprocessing, experiment.placement, size, stage, config['data']['workers']
     )
 
 
 def of_bundle(bundle: Bundle, stage: str = '') -> FeatureModel:
     """The features of a bundle's backbone, on all devices."""
-    return FeatureModel(bundle.net, bundle.leaves, bundle.task, bundle.preprocessing, make_mesh({'data': -1}), stage=stage)
+    whole, _ = place(make_mesh({'data': -1}), {path: leaf.shape for path, leaf in bundle.leaves.items()}, rules=(('.*', 'whole'),))
+    return FeatureModel(bundle.net, bundle.leaves, bundle.task, bundle.preprocessing, whole, stage=stage)
 
 
 def feature_step(model: FeatureModel) -> Callable[[Any, Any], Float[jax.Array, 'b d']]:
@@ -127,7 +128,7 @@ def features(
       UserError: nothing to pool at that stage, or an example that cannot be read.
     """
     leaves = _taking_part(model)
-    run = compile_predict(feature_step(model), model.mesh)
+    run = compile_predict(feature_step(model), model.placement, leaves)
     computation = _computation(model, leaves) if cache is not None else ''
     found = {}
     for name, split in splits.items():
@@ -140,19 +141,19 @@ def features(
             say(f'Features of {name}: {_size(kept)}, read from {path}.')
             continue
         began = time.monotonic()
-        found[name] = _compute(run, jax.device_put(leaves, replicated(model.mesh)), model, split)
+        found[name] = _compute(run, jax.device_put(leaves, model.placement.leaves(leaves)), model, split)
         where = _write(path, found[name]) if path is not None else ''
         say(f'Features of {name}: {_size(found[name])}, computed in {duration(time.monotonic() - began)}{where}.')
     return found
 
 
 def _compute(run: Callable[[Any, Any], jax.Array], leaves: Mapping[str, jax.Array], model: FeatureModel, split: Split) -> np.ndarray:
-    over = model.mesh.shape['data']
+    over = model.placement.batch_parts
     size = -(-model.batch_size // over) * over
     batches = eval_batches(
-        split, batch_size=size, preprocessing=model.preprocessing, slots=local_slots(model.mesh, size), workers=model.workers
+        split, batch_size=size, preprocessing=model.preprocessing, rows=local_rows(model.placement.mesh, size), workers=model.workers
     )
-    rows = [jax.device_get(run(leaves, put_batch(batch, model.mesh))) for batch in batches]
+    rows = [jax.device_get(run(leaves, put_batch(batch, model.placement.mesh))) for batch in batches]
     return np.concatenate(rows)[: len(split)][np.argsort(eval_order(split))]
 
 
@@ -174,7 +175,7 @@ def _computation(model: FeatureModel, leaves: Mapping[str, jax.Array]) -> str:
     batch = {name: jax.ShapeDtypeStruct((2, *s.shape), np.uint8 if name == 'image' else s.dtype) for name, s in model.net.inputs.items()}
     shapes = {path: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype) for path, leaf in leaves.items()}
     lowered = jax.jit(feature_step(model)).lower(shapes, batch).as_text()
-    device = model.mesh.devices.flat[0]
+    device = model.placement.mesh.devices.flat[0]
     return _digest(_FORMAT, lowered, checksums(leaves), model.preprocessing.to_json(), device.platform, device.device_kind)
 
 

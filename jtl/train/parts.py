@@ -16,11 +16,10 @@ from typing import Any
 import jax
 
 from jtl.data.views import Views
-from jtl.parallel.mesh import replicated
 from jtl.tasks.base import HEAD
 from jtl.train.evaluation import training_batches
 from jtl.train.setup import Experiment
-from jtl.train.state import Frozen, State, anchored, begin
+from jtl.train.state import Frozen, State, abstract, anchored, begin
 from jtl.train.step import compile_predict, compile_step, make_predict, make_step
 
 
@@ -34,9 +33,7 @@ def start(experiment: Experiment, leaves: Mapping[str, jax.Array], phase: int = 
       phase: its position in the plan.
     """
     anchors = {path: jax.numpy.copy(leaves[path]) for path in anchored(experiment.plan, experiment.plan.phases[phase])}
-    frozen, state, _ = begin(
-        experiment.net, experiment.plan, phase, leaves, anchors, experiment.config['seed'], replicated(experiment.mesh)
-    )
+    frozen, state, _ = begin(experiment.net, experiment.plan, phase, leaves, anchors, experiment.config['seed'], experiment.placement)
     return frozen, state
 
 
@@ -57,7 +54,8 @@ def training_step(
         experiment.config['accumulate'],
         experiment.mixing,
     )
-    return compile_step(made, experiment.mesh, compiled)
+    start = abstract(experiment.net, experiment.plan, phase, experiment.placement)
+    return compile_step(made, start, experiment.placement, compiled)
 
 
 def batches(experiment: Experiment, phase: int = 0, first_step: int = 0) -> Iterator[dict[str, jax.Array]]:
@@ -70,7 +68,7 @@ def prediction_step(
     experiment: Experiment, views: Views | None = None, head: str = HEAD
 ) -> Callable[[Mapping[str, jax.Array], Mapping[str, jax.Array]], Any]:
     """The compiled evaluation step, `predict(leaves, batch) -> {head: (outputs (B, K), losses (B,))}`, averaged over `views` if there are any."""
-    return compile_predict(make_predict(experiment.net, {head: experiment.tasks[head]}, experiment.prepare, views), experiment.mesh)
+    return compile_predict(make_predict(experiment.net, {head: experiment.tasks[head]}, experiment.prepare, views), experiment.placement)
 
 
 def order_seed(seed: int, phase: int | str) -> int:

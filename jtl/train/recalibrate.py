@@ -19,7 +19,6 @@ import numpy as np
 
 from jtl.errors import UserError
 from jtl.keys import derive
-from jtl.parallel.mesh import over_data, replicated
 from jtl.train.evaluation import training_batches
 from jtl.train.parts import order_seed
 from jtl.train.setup import Experiment
@@ -42,9 +41,14 @@ def recalibration(experiment: Experiment, phase: int) -> Callable[[Leaves], dict
     paths = updated_stats(experiment.net, experiment.plan.phases[phase])
     if not count or not paths:
         return dict
-    mesh = experiment.mesh
-    same = replicated(mesh)
-    add = jax.jit(_adder(experiment, phase, paths), in_shardings=(same, same, over_data(mesh), same), out_shardings=same, donate_argnums=1)
+    place = experiment.placement
+    same = place.leaves(paths)
+    add = jax.jit(
+        _adder(experiment, phase, paths),
+        in_shardings=(place.leaves(place.specs), same, place.batch, place.whole),
+        out_shardings=(same, place.whole),
+        donate_argnums=1,
+    )
 
     def recalibrated(leaves: Leaves) -> dict[str, jax.Array]:
         total = jax.device_put({path: jnp.zeros_like(leaves[path]) for path in paths}, same)

@@ -19,11 +19,9 @@ from jtl.checkpoint.runs import RunCheckpoints, digest, templates_of
 from jtl.defaults import HARMLESS
 from jtl.errors import UserError
 from jtl.opt_state import pack, unpack
-from jtl.parallel.mesh import replicated
-from jtl.plan import phase_optimizer
 from jtl.train.files import RunFiles, read_json, write_json
 from jtl.train.setup import Experiment, load_leaves
-from jtl.train.state import Frozen, State, Window, anchored, begin, updated_stats
+from jtl.train.state import Frozen, State, Window, abstract, anchored, begin, updated_stats
 
 _LEAF, _EMA, _MOMENT, _COUNT, _WINDOW = 'leaves', 'ema', 'moments', 'counts', 'window'
 
@@ -61,7 +59,6 @@ class RunStore:
     def __init__(self, files: RunFiles, experiment: Experiment):
         self.files, self.experiment = files, experiment
         self.changing = changing(experiment)
-        self._sharding = replicated(experiment.mesh)
         self._base = RunCheckpoints(files.base, keep=1, remedy='Without it the run cannot go on: begin again in another --workdir.')
         self._last = RunCheckpoints(
             files.last, keep=2, remedy='Delete that directory to go on from the save before it, or from the start where there is none.'
@@ -85,7 +82,7 @@ class RunStore:
                 )
             return self._start()
         self._check_same_run()
-        leaves, meta = self._base.restore(0, templates_of(self.experiment.net.shapes, self._sharding))
+        leaves, meta = self._base.restore(0, self._templates())
         self.frozen_before = meta['frozen']
         steps = self._last.steps()
         at = Position()
@@ -122,7 +119,7 @@ class RunStore:
 
     def best_leaves(self, leaves: Mapping[str, jax.Array], at: Position) -> dict[str, jax.Array]:
         """All leaves, the changing ones as they were at the best evaluation."""
-        best, _ = self._best.restore(at.best_total, templates_of({p: leaves[p] for p in self.changing}, self._sharding))
+        best, _ = self._best.restore(at.best_total, templates_of({p: leaves[p] for p in self.changing}))
         return {**leaves, **best}
 
     def base_values(self, index: int) -> dict[str, jax.Array]:
@@ -131,13 +128,13 @@ class RunStore:
         if not wanted:
             return {}
         self._base.wait()
-        leaves, _ = self._base.restore(0, templates_of(self.experiment.net.shapes, self._sharding))
+        leaves, _ = self._base.restore(0, self._templates())
         return {path: leaves[path] for path in wanted}
 
     def begin(self, index: int, leaves: Mapping[str, jax.Array], before: State) -> tuple[Frozen, State, tuple[str, ...]]:
         """The state at the first step of a later phase, and what did not move over."""
         e = self.experiment
-        return begin(e.net, e.plan, index, leaves, self.base_values(index), e.config['seed'], self._sharding, before)
+        return begin(e.net, e.plan, index, leaves, self.base_values(index), e.config['seed'], e.placement, before)
 
     def frozen_digest(self, leaves: Mapping[str, jax.Array]) -> str:
         """The checksum of all leaves that nothing may change."""
@@ -173,7 +170,7 @@ class RunStore:
 
     def _begin(self, index: int, leaves: Mapping[str, jax.Array]) -> tuple[Frozen, State]:
         e = self.experiment
-        frozen, state, _ = begin(e.net, e.plan, index, leaves, self.base_values(index), e.config['seed'], self._sharding)
+        frozen, state, _ = begin(e.net, e.plan, index, leaves, self.base_values(index), e.config['seed'], e.placement)
         return frozen, state
 
     def _check_same_run(self) -> None:
@@ -192,8 +189,9 @@ class RunStore:
             )
 
     def _restore(self, at: Position, base: Mapping[str, jax.Array]) -> tuple[Frozen, State]:
-        shapes = jax.eval_shape(lambda leaves: self._begin_shapes(at.phase, leaves), dict(base))
-        saved, _ = self._last.restore(at.total, templates_of(shapes, self._sharding))
+        e = self.experiment
+        shapes = self._flat(*abstract(e.net, e.plan, at.phase, e.placement), at.phase)
+        saved, _ = self._last.restore(at.total, templates_of(shapes))
         parts: dict[str, dict[str, jax.Array]] = {}
         for name, leaf in saved.items():
             kind, _, rest = name.partition('/')
@@ -212,22 +210,10 @@ class RunStore:
             bad_step=parts['bad_step'][''],
         )
 
-    def _begin_shapes(self, index: int, leaves: Any) -> dict[str, Any]:
-        """What `_flat` gives in a phase, traced for its shapes."""
+    def _templates(self) -> dict[str, jax.ShapeDtypeStruct]:
+        """Of every leaf, where it lies on this mesh."""
         e = self.experiment
-        phase = e.plan.phases[index]
-        params = {path: leaves[path] for path in phase.labels}
-        state = State(
-            step=jax.numpy.zeros((), 'int32'),
-            params=params,
-            stats={path: leaves[path] for path in updated_stats(e.net, phase)},
-            opt_state=phase_optimizer(phase).init(params),
-            ema=dict(params) if phase.ema else {},
-            window=Window(*(jax.numpy.zeros((), d) for d in ('int32', 'float32', 'float32', 'float32'))),
-            bad_step=jax.numpy.zeros((), 'int32'),
-            key=None,
-        )
-        return self._flat(Frozen({p: leaf for p, leaf in leaves.items() if p not in params}, {}), state, index)
+        return {path: jax.ShapeDtypeStruct(s.shape, s.dtype, sharding=e.placement.leaf(path)) for path, s in e.net.shapes.items()}
 
     def _flat(self, frozen: Frozen, state: State, index: int) -> dict[str, Any]:
         """The state as flat leaves, and the leaves that other phases change."""

@@ -27,13 +27,15 @@ from jtl.models.base import Features
 from jtl.models.net import Net
 from jtl.models.preprocessing import Preprocessing
 from jtl.models.text import TextPreprocessing
-from jtl.parallel.mesh import make_mesh, put_leaf, replicated
+from jtl.parallel.mesh import batch_parts, make_mesh, put_leaf
+from jtl.parallel.placement import Placement
 from jtl.plan import Plan, make_plan
 from jtl.recipes import Phase, expand
 from jtl.tasks import build_task, probes
 from jtl.tasks.base import HEAD, Task
 from jtl.tasks.net import net_of
 from jtl.train.origins import check_kept_head, find_origins, stored_origins
+from jtl.train.placed import on_mesh
 from jtl.train.reading import find_reading, stored_reading
 
 
@@ -50,7 +52,7 @@ class Experiment:
       net: backbone with the tasks' stages, and heads.
       plan: what happens to each leaf.
       adaptation: how leaves are read from a checkpoint; None from scratch, and where a run goes on from its own.
-      mesh: of devices.
+      placement: where each leaf lies on the mesh of devices.
     """
 
     config: Mapping[str, Any]
@@ -61,7 +63,12 @@ class Experiment:
     net: Net
     plan: Plan
     adaptation: adapt.Adaptation | None
-    mesh: Mesh
+    placement: Placement
+
+    @property
+    def mesh(self) -> Mesh:
+        """Of devices."""
+        return self.placement.mesh
 
     @property
     def data(self) -> Data:
@@ -130,7 +137,7 @@ def build(
     probes.check_kind(plain['evaluators'], tasks[HEAD].kind)
 
     def net_at(size: tuple[int, ...]) -> Net:
-        return net_of(model, tasks, size)
+        return net_of(model, tasks, size, configs.frozen(plain['precision']))
 
     net, origins = stored_origins(stored, net_at, reading.text) if stored else find_origins(plain, model, net_at, reading)
     check_kept_head(origins.adaptation, data.labels)
@@ -150,13 +157,14 @@ def build(
         preprocessing=origins.preprocessing.to_json(),
         model=reading.model,
     )
-    if plain['batch_size'] % (mesh.shape['data'] * plain['accumulate']):
+    net, plan, placement = on_mesh(configs.frozen(plain), model, net, plan, mesh)
+    if plain['batch_size'] % (batch_parts(mesh) * plain['accumulate']):
         raise UserError(
-            f'config.batch_size: {plain["batch_size"]} examples do not divide over {mesh.shape["data"]} devices '
+            f'config.batch_size: {plain["batch_size"]} examples do not divide over {batch_parts(mesh)} devices '
             f'and {plain["accumulate"]} micro-batches (config.accumulate).'
         )
     check_augmentation(plain, net.inputs, data, origins.preprocessing)
-    return Experiment(plain, sources, reading.model, origins.preprocessing, tasks, net, plan, origins.adaptation, mesh)
+    return Experiment(plain, sources, reading.model, origins.preprocessing, tasks, net, plan, origins.adaptation, placement)
 
 
 def load_sources(plain: Mapping[str, Any], given: Mapping[str, Data]) -> dict[str, Data]:
@@ -331,7 +339,7 @@ def load_leaves(experiment: Experiment) -> dict[str, jax.Array]:
 
     What is loaded is never initialised. New leaves are keyed by (seed, path).
     """
-    sharding = replicated(experiment.mesh)
+    place, shapes = experiment.placement, experiment.net.shapes
     leaves: dict[str, jax.Array] = {}
     adaptation = experiment.adaptation
     if adaptation is None and any(leaf.status != 'new' for leaf in experiment.plan.leaves):
@@ -340,9 +348,14 @@ def load_leaves(experiment: Experiment) -> dict[str, jax.Array]:
         for path, origin in adaptation.origins.items():
             if origin.status != 'new':
                 assert origin.subtree is not None
-                leaves[path] = put_leaf(np.asarray(adapt.read(origin, adaptation.sources[origin.subtree].checkpoint)), sharding)
+                value = np.asarray(adapt.read(origin, adaptation.sources[origin.subtree].checkpoint))
+                leaves[path] = put_leaf(value.astype(shapes[path].dtype, copy=False), place.leaf(path))
     new = [path for path in experiment.net.shapes if path not in leaves]
     if new:
         key = derive(jax.random.key(experiment.config['seed']), 'init')
-        leaves |= jax.jit(lambda key: experiment.net.init(key, new), out_shardings=sharding)(key)
-    return {path: leaves[path] for path in experiment.net.shapes}
+
+        def init(key: jax.Array) -> dict[str, jax.Array]:
+            return {path: leaf.astype(shapes[path].dtype) for path, leaf in experiment.net.init(key, new).items()}
+
+        leaves |= jax.jit(init, out_shardings=place.leaves(new))(key)
+    return {path: leaves[path] for path in shapes}

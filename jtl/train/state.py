@@ -6,10 +6,10 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 from flax import struct
-from jax.sharding import NamedSharding
 
 from jtl.models.net import Net
-from jtl.opt_state import migrate, pack
+from jtl.opt_state import map_state, migrate, pack
+from jtl.parallel.placement import Placement
 from jtl.plan import PhasePlan, Plan, phase_optimizer
 
 
@@ -80,7 +80,7 @@ def begin(
     leaves: Mapping[str, jax.Array],
     base: Mapping[str, jax.Array],
     seed: int,
-    sharding: NamedSharding,
+    placement: Placement,
     before: State | None = None,
 ) -> tuple[Frozen, State, tuple[str, ...]]:
     """The state at the first step of a phase.
@@ -91,7 +91,7 @@ def begin(
       leaves: the present value of every leaf. The trainable ones become part of the state and are donated with it.
       base: the values at the start of the run of leaves that L2-SP penalties pull to; others are not read.
       seed: of the run.
-      sharding: of the state.
+      placement: of the leaves; the state lies as they do.
       before: the last state of the phase before, whose moments move over; averages start anew.
 
     Returns:
@@ -105,16 +105,52 @@ def begin(
         anchors={path: jnp.copy(base[path]) for path in anchored(plan, phase)},  # what is donated with the state may not be read
     )
     optimizer = phase_optimizer(phase)
-    opt_state = jax.jit(optimizer.init, out_shardings=sharding)(params)
+    there = moments_of(jax.eval_shape(optimizer.init, params), placement)
+    opt_state = jax.jit(optimizer.init, out_shardings=there)(params)
     notes: tuple[str, ...] = ()
     if before is not None:
         old = plan.phases[index - 1]
         opt_state, notes = migrate(pack(before.opt_state, old.labels), old.labels, opt_state, phase.labels)
-        opt_state = jax.tree.map(lambda x: jax.device_put(x, sharding), opt_state)
+        opt_state = jax.device_put(opt_state, there)
     ema = {path: jnp.copy(leaf) for path, leaf in params.items()} if phase.ema else {}
     key = jax.random.key_data(jax.random.key(seed))
-    rest = jax.device_put((jnp.zeros((), jnp.int32), empty_window(), jnp.full((), -1, jnp.int32), key), sharding)
+    rest = jax.device_put((jnp.zeros((), jnp.int32), empty_window(), jnp.full((), -1, jnp.int32), key), placement.whole)
     return frozen, State(rest[0], params, stats, opt_state, ema, rest[1], rest[2], rest[3]), notes
+
+
+def abstract(net: Net, plan: Plan, index: int, placement: Placement) -> tuple[Frozen, State]:
+    """What `begin` gives, as shapes, dtypes and shardings alone: nothing is allocated."""
+    phase = plan.phases[index]
+
+    def of(path: str) -> jax.ShapeDtypeStruct:
+        spec = net.shapes[path]
+        return jax.ShapeDtypeStruct(spec.shape, spec.dtype, sharding=placement.leaf(path))
+
+    def scalar(dtype: str = 'int32', shape: tuple[int, ...] = ()) -> jax.ShapeDtypeStruct:
+        return jax.ShapeDtypeStruct(shape, jnp.dtype(dtype), sharding=placement.whole)
+
+    params = {path: of(path) for path in phase.labels}
+    stats = {path: of(path) for path in updated_stats(net, phase)}
+    frozen = Frozen(
+        leaves={path: of(path) for path in net.shapes if path not in params and path not in stats},
+        anchors={path: of(path) for path in anchored(plan, phase)},
+    )
+    opt_state = jax.eval_shape(phase_optimizer(phase).init, params)
+    there = moments_of(opt_state, placement)
+    opt_state = jax.tree.map(lambda s, sharding: jax.ShapeDtypeStruct(s.shape, s.dtype, sharding=sharding), opt_state, there)
+    window = Window(scalar(), scalar('float32'), scalar('float32'), scalar('float32'))
+    ema = dict(params) if phase.ema else {}
+    return frozen, State(scalar(), params, stats, opt_state, ema, window, scalar(), scalar('uint32', (2,)))
+
+
+def moments_of(opt_state: Any, placement: Placement) -> Any:
+    """The shardings of an optimizer's state, in its structure: moments lie as their parameters do, counts are whole."""
+    return map_state(opt_state, lambda slot, path, leaf: placement.moment(path, leaf.shape), lambda place, leaf: placement.whole)
+
+
+def shardings(tree: Any) -> Any:
+    """Where everything in a tree of arrays or shapes lies."""
+    return jax.tree.map(lambda x: x.sharding, tree)
 
 
 def anchored(plan: Plan, phase: PhasePlan) -> list[str]:

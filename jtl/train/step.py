@@ -4,13 +4,12 @@ The step differentiates the trainable partition alone. Reading one frozen gradie
 partition) would bring the whole backward pass back.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import optax
-from jax.sharding import Mesh
 
 from jtl.data.mix import Mixing, mix, partners
 from jtl.data.views import Views
@@ -18,11 +17,11 @@ from jtl.keys import derive
 from jtl.models.base import EVAL, Features, Mode
 from jtl.models.net import Net
 from jtl.optim import ema_update
-from jtl.parallel.mesh import over_data, replicated
+from jtl.parallel.placement import Placement
 from jtl.penalties import penalty
 from jtl.plan import PhasePlan, phase_optimizer
 from jtl.tasks.base import Task
-from jtl.train.state import Frozen, State, Window
+from jtl.train.state import Frozen, State, Window, shardings
 
 Batch = Mapping[str, jax.Array]
 Prepare = Callable[[Batch, jax.Array | None], Features]
@@ -169,12 +168,21 @@ def make_predict(
     return predict
 
 
-def compile_step(step: Callable[[Frozen, State, Batch], State], mesh: Mesh, compiled: Callable[[str], Any] | None = None) -> Any:
-    """`jax.jit` with explicit shardings: state replicated and donated, batches split over the data axis.
+def compile_step(
+    step: Callable[[Frozen, State, Batch], State],
+    start: tuple[Frozen, State],
+    placement: Placement,
+    compiled: Callable[[str], Any] | None = None,
+) -> Any:
+    """`jax.jit` with explicit shardings: batches split over the batch's axes, all else where `start` has it; the state is donated.
 
-    `compiled` is told the shapes of the batch's inputs whenever the step is compiled for them.
+    Args:
+      step: of `make_step`.
+      start: Frozen and State of its phase, arrays, or what `jtl.train.state.abstract` says of them.
+      placement: of the run.
+      compiled: is told the shapes of the batch's inputs whenever the step is compiled for them.
     """
-    same = replicated(mesh)
+    frozen_at, state_at = shardings(start)
 
     def told(frozen: Frozen, state: State, batch: Batch) -> State:
         if compiled is not None:
@@ -182,9 +190,10 @@ def compile_step(step: Callable[[Frozen, State, Batch], State], mesh: Mesh, comp
             compiled(', '.join(f'{name} {" x ".join(map(str, shape))}' for name, shape in sorted(shapes.items())))
         return step(frozen, state, batch)
 
-    return jax.jit(told, in_shardings=(same, same, over_data(mesh)), out_shardings=same, donate_argnums=1)
+    return jax.jit(told, in_shardings=(frozen_at, state_at, placement.batch), out_shardings=state_at, donate_argnums=1)
 
 
-def compile_predict(predict: Callable[[Any, Batch], Any], mesh: Mesh) -> Any:
-    """The evaluation step compiled likewise; its outputs are whole on every host."""
-    return jax.jit(predict, in_shardings=(replicated(mesh), over_data(mesh)), out_shardings=replicated(mesh))
+def compile_predict(predict: Callable[[Any, Batch], Any], placement: Placement, paths: Collection[str] | None = None) -> Any:
+    """The evaluation step compiled likewise, of the leaves at `paths` (default: all); its outputs are whole on every host."""
+    leaves_at = placement.leaves(placement.specs if paths is None else paths)
+    return jax.jit(predict, in_shardings=(leaves_at, placement.batch), out_shardings=placement.whole)

@@ -9,7 +9,7 @@ import numpy as np
 
 from jtl.config import frozen
 from jtl.data.augment import augment, settings_of
-from jtl.parallel.mesh import make_mesh, over_data, put_batch, replicated
+from jtl.parallel.mesh import make_mesh, over_batch, put_batch, replicated
 
 
 def main(section, options, seed):
@@ -19,8 +19,8 @@ def main(section, options, seed):
     mesh = make_mesh({'data': -1}, jax.devices())
     step = jax.jit(
         lambda images, key: augment(images, jax.random.wrap_key_data(key), settings, size=(6, 7)),
-        in_shardings=(over_data(mesh), replicated(mesh)),
-        out_shardings=over_data(mesh),
+        in_shardings=(over_batch(mesh), replicated(mesh)),
+        out_shardings=over_batch(mesh),
         compiler_options=options,
     )
     batch = put_batch({'image': images}, mesh)['image']

@@ -62,10 +62,10 @@ def test_worker_processes_change_nothing(split):
 def test_hosts_together_read_the_global_batch(split):
     options = {'batch_size': 6, 'preprocessing': GREY}
     whole = take(train_batches(split, seed=2, **options), 8)
-    parts = [take(train_batches(split, seed=2, slots=slots, **options), 8) for slots in (slice(0, 2), slice(2, 6))]
+    parts = [take(train_batches(split, seed=2, rows=rows, **options), 8) for rows in (range(0, 2), range(2, 6))]
     same([{k: np.concatenate([a[k], b[k]]) for k in a} for a, b in zip(*parts, strict=True)], whole)
     whole = list(eval_batches(split, **options))
-    parts = [list(eval_batches(split, slots=slots, **options)) for slots in (slice(0, 2), slice(2, 6))]
+    parts = [list(eval_batches(split, rows=rows, **options)) for rows in (range(0, 2), range(2, 6))]
     same([{k: np.concatenate([a[k], b[k]]) for k in a} for a, b in zip(*parts, strict=True)], whole)
 
 

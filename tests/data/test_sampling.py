@@ -77,7 +77,7 @@ def test_batches_are_balanced_and_the_same_for_any_host_worker_or_resume():
         first = more.get('first_step', 0)
         found = [b['index'] for b in islice(train_batches(split, **options, **more), 20 - first)]
         np.testing.assert_array_equal(found, whole[first:])
-    parts = [[b['index'] for b in islice(train_batches(split, **options, slots=s), 20)] for s in (slice(0, 5), slice(5, 12))]
+    parts = [[b['index'] for b in islice(train_batches(split, **options, rows=s), 20)] for s in (range(0, 5), range(5, 12))]
     np.testing.assert_array_equal(np.concatenate(parts, axis=1), whole)
 
 

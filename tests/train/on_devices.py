@@ -15,7 +15,7 @@ import texts
 import tiny
 
 import jtl
-from jtl.parallel.mesh import local_slots, make_mesh, put_batch, put_leaf, replicated
+from jtl.parallel.mesh import local_rows, make_mesh, put_batch, put_leaf, replicated
 from jtl.train.recalibrate import recalibration
 from jtl.train.state import empty_window
 
@@ -96,13 +96,13 @@ def losses_of_texts(devices):
 
 
 def meshes():
-    mesh = make_mesh({'data': 4, 'model': -1})
-    rows = local_slots(mesh, 32)
+    mesh = make_mesh({'data': 4, 'tensor': -1})
+    rows = local_rows(mesh, 32).tolist()
     batch = put_batch({'x': np.arange(32).reshape(16, 2)}, mesh)['x']
     return {
-        'shape': dict(mesh.shape),
-        'all': dict(make_mesh({'data': -1}).shape),
-        'rows': [rows.start, rows.stop],
+        'shape': list(mesh.shape.values()),
+        'all': list(make_mesh({'data': -1}).shape.values()),
+        'rows': rows,
         'shards': sorted({(shard.index[0].start or 0, int(shard.data[0, 0])) for shard in batch.addressable_shards}),
         'leaf': put_leaf(np.arange(6), replicated(mesh)).sharding.is_fully_replicated,
     }

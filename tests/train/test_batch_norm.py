@@ -30,7 +30,7 @@ def test_a_frozen_backbone_is_in_training_what_it_is_in_evaluation():
     leaves = tiny.leaves_of(e)
     frozen, states = tiny.train(e, 3)
     assert changes(e, tiny.numpy(leaves), frozen, states[-1]) == of_stages(e, {'main'}) and states[-1].stats == {}
-    predict = compile_predict(make_predict(e.net, e.tasks, e.prepare), e.mesh)
+    predict = compile_predict(make_predict(e.net, e.tasks, e.prepare), e.placement)
     losses = tiny.compile_fast(predict, leaves, tiny.batch_shapes(e))(leaves, tiny.on_mesh(e, tiny.batch(e)))['main'][1]
     np.testing.assert_allclose(states[0].window.loss, np.mean(losses), rtol=1e-6)
 

@@ -79,7 +79,7 @@ def test_recalibrated_statistics_are_those_of_the_whole_batch(found):
 
 def test_meshes_of_eight_devices(found):
     mesh = found['mesh']
-    assert mesh['shape'] == {'data': 4, 'model': 2} and mesh['all'] == {'data': 8}
-    assert mesh['rows'] == [0, 32]  # of one process: the whole batch
+    assert mesh['shape'] == [1, 4, 1, 2] and mesh['all'] == [1, 8, 1, 1]
+    assert mesh['rows'] == list(range(32))  # of one process: the whole batch
     assert mesh['shards'] == [[0, 0], [4, 8], [8, 16], [12, 24]]  # first row of each shard, and its first value
     assert mesh['leaf']

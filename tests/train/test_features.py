@@ -16,6 +16,7 @@ from jtl.models.base import Backbone, Stage, with_stages
 from jtl.models.net import make_net
 from jtl.models.preprocessing import Preprocessing
 from jtl.parallel.mesh import make_mesh
+from jtl.parallel.placement import place
 from jtl.tasks import build_task
 from jtl.train import features as module
 from jtl.train.features import FeatureModel, features, of_experiment
@@ -89,7 +90,8 @@ def test_tokens_of_a_block_in_the_middle_pass_through_the_tail():
     rng = np.random.default_rng(0)
     leaves = {path: jax.device_put(rng.normal(size=spec.shape).astype(np.float32)) for path, spec in net.shapes.items()}
     grey = Preprocessing(size=(8, 8), mean=(127.5,), std=(127.5,), channels='L')
-    model = FeatureModel(net, leaves, task, grey, make_mesh({'data': -1}), batch_size=8)
+    whole, _ = place(make_mesh({'data': -1}), {path: leaf.shape for path, leaf in leaves.items()})
+    model = FeatureModel(net, leaves, task, grey, whole, batch_size=8)
     found = features(replace(model, stage='embed'), data().splits, say=lambda line: None)['train']
     tokens = np.asarray(by_hand(model, PICTURES, 'block')['tokens'])[:, 0]
     normal = (tokens - tokens.mean(1, keepdims=True)) / np.sqrt(tokens.var(1, keepdims=True) + 1e-6)

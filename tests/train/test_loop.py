@@ -32,7 +32,7 @@ def go(where, **fields):
     model = {'name': 'convnet', 'image_size': 8, 'channels': (2,), 'dense': ()}
     plain = {'steps': 7, 'batch_size': 8, 'log_every': 3, 'eval_every': 4, 'checkpoint_every': 5, 'data': {'name': 'arrays'}}
     experiment = build({**plain, 'model': model, 'optimizer': optimizer, 'tune': {'recipe': 'probe'}, **fields}, data=data())
-    predict = compile_predict(make_predict(experiment.net, experiment.tasks, experiment.prepare), experiment.mesh)
+    predict = compile_predict(make_predict(experiment.net, experiment.tasks, experiment.prepare), experiment.placement)
     with contextlib.closing(RunStore(where, experiment)) as store:
         leaves, at = train(experiment, where, store, lambda head: predict)
     return jax.device_get(leaves), at

@@ -60,7 +60,7 @@ def files(tmp_path, name='run'):
 def go(where, plain, *, data=data, stop_after=None):
     """Train; with `stop_after` until that many checkpoints are saved. The leaves at the end, and the position."""
     experiment = build(plain, data=data())
-    predict = compile_predict(make_predict(experiment.net, experiment.tasks, experiment.prepare), experiment.mesh)
+    predict = compile_predict(make_predict(experiment.net, experiment.tasks, experiment.prepare), experiment.placement)
     with contextlib.closing(RunStore(where, experiment)) as store:
         if stop_after is not None:
             save, saves = store.save, []

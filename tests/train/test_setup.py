@@ -34,7 +34,7 @@ def test_every_field_has_its_default_and_the_given_config_stays():
     given = {'steps': 3, 'optimizer': {'lr': 0.5}, 'model': {'name': 'convnet', 'channels': (4,)}}
     plain = checked(given)
     assert given == {'steps': 3, 'optimizer': {'lr': 0.5}, 'model': {'name': 'convnet', 'channels': (4,)}}
-    assert (plain['optimizer']['lr'], plain['optimizer']['b1'], plain['seed'], plain['mesh']) == (0.5, 0.9, 0, {'data': -1})
+    assert (plain['optimizer']['lr'], plain['optimizer']['b1'], plain['seed'], plain['mesh']['data']) == (0.5, 0.9, 0, -1)
     assert plain['tune']['gradual']['chunks'] == 4 and plain['data']['name'] == 'digits'
 
 

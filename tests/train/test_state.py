@@ -5,7 +5,6 @@ import numpy as np
 import tiny
 
 from jtl.opt_state import pack
-from jtl.parallel.mesh import replicated
 from jtl.train.state import anchored, begin, merged, updated_stats
 
 BATCH_NORM = {'batch_norm': True}
@@ -45,8 +44,8 @@ def test_no_two_leaves_share_a_buffer():
         )
     )
     leaves = tiny.leaves_of(e)  # the caller's own, also given as the base
-    frozen, state, _ = begin(e.net, e.plan, 0, leaves, leaves, 0, replicated(e.mesh))
-    frozen, state, _ = begin(e.net, e.plan, 1, merged(frozen, state), merged(frozen, state), 0, replicated(e.mesh), state)
+    frozen, state, _ = begin(e.net, e.plan, 0, leaves, leaves, 0, e.placement)
+    frozen, state, _ = begin(e.net, e.plan, 1, merged(frozen, state), merged(frozen, state), 0, e.placement, state)
     held = buffers((frozen, state))
     assert len(set(held)) == len(held)
     assert set(frozen.anchors) == {'backbone/conv_0/conv/kernel', 'backbone/conv_1/conv/kernel', 'backbone/dense_0/dense/kernel'}
@@ -67,9 +66,9 @@ def test_only_loaded_leaves_are_anchors():
 def test_moments_move_to_the_next_phase_and_averages_start_anew():
     e = tiny.experiment(tune=tiny.recipe('lp_ft'), optimizer={'name': 'adamw', 'ema': 0.9, 'lr': 0.01})
     frozen, (_, before) = tiny.train(e, 2)
-    last = jax.device_put(before, replicated(e.mesh))
+    last = jax.device_put(before, e.placement.whole)
     leaves = merged(frozen, last)
-    frozen, state, notes = begin(e.net, e.plan, 1, leaves, {}, e.config['seed'], replicated(e.mesh), last)
+    frozen, state, notes = begin(e.net, e.plan, 1, leaves, {}, e.config['seed'], e.placement, last)
 
     old = pack(before.opt_state, e.plan.phases[0].labels)
     new = pack(tiny.numpy(state.opt_state), e.plan.phases[1].labels)
@@ -85,7 +84,7 @@ def test_moments_move_to_the_next_phase_and_averages_start_anew():
     assert set(state.ema) == set(state.params) == set(e.net.params)
     assert all(np.array_equal(state.ema[path], leaves[path]) for path in state.params)
     assert (state.step, state.bad_step, state.window.steps) == (0, -1, 0)
-    assert state.step.sharding == replicated(e.mesh)
+    assert state.step.sharding == e.placement.whole
     assert np.array_equal(state.params['heads/main/output/kernel'], before.params['heads/main/output/kernel'])
 
 
@@ -93,7 +92,7 @@ def test_what_stops_training_is_dropped_and_said():
     phases = ({'steps': 2, 'train': (('.*', 'all'),)}, {'steps': 2, 'train': (('heads/.*', 'all'),)})
     e = tiny.experiment(tune={'recipe': ''}, phases=phases, optimizer={'momentum': 0.9})
     frozen, state = tiny.start(e)
-    frozen, state, notes = begin(e.net, e.plan, 1, merged(frozen, state), {}, 0, replicated(e.mesh), state)
+    frozen, state, notes = begin(e.net, e.plan, 1, merged(frozen, state), {}, 0, e.placement, state)
     assert set(state.params) == HEAD and len(frozen.leaves) == len(e.net.shapes) - 2
     assert len(notes) == 1 and notes[0].startswith('Optimizer state dropped, since they no longer train: backbone/conv_0/conv/bias')
 

@@ -261,7 +261,7 @@ def test_worker_processes_and_hosts_change_nothing(folder):
     for ours, theirs in zip(here, there, strict=True):
         assert ours.keys() == theirs.keys() and all(np.array_equal(ours[name], theirs[name]) for name in ours)
     of_hosts = [
-        train_batches(splits['train'], batch_size=4, seed=3, first_step=9, preprocessing=reading, slots=slice(k, k + 2)) for k in (0, 2)
+        train_batches(splits['train'], batch_size=4, seed=3, first_step=9, preprocessing=reading, rows=range(k, k + 2)) for k in (0, 2)
     ]
     for whole, *parts in zip(here[:4], *of_hosts, strict=False):
         assert all(np.array_equal(whole[name], np.concatenate([part[name] for part in parts])) for name in whole)

@@ -2,7 +2,6 @@
 
 import types
 from dataclasses import replace
-from functools import partial
 
 import jax
 import numpy as np
@@ -10,9 +9,9 @@ import numpy as np
 from jtl.data.arrays import from_arrays
 from jtl.models.base import Backbone
 from jtl.models.efficientnet_lite import efficientnet_lite0
-from jtl.parallel.mesh import put_batch, replicated
+from jtl.parallel.mesh import put_batch
 from jtl.train.setup import build
-from jtl.train.state import begin
+from jtl.train.state import abstract, begin
 from jtl.train.step import compile_step, make_step
 
 CLASSES = 3
@@ -64,21 +63,21 @@ def leaves_of(e):
         path: rng.normal(0, (2 / max(spec.shape[0], np.prod(spec.shape[:-1]))) ** 0.5, spec.shape) for path, spec in e.net.shapes.items()
     }
     around_one = {path: 1 + 0.3 * abs(v) for path, v in values.items() if path.endswith(('/scale', '/var'))}
-    return jax.device_put({path: np.asarray(v, np.float32) for path, v in {**values, **around_one}.items()}, replicated(e.mesh))
+    numbers = {path: np.asarray(v, np.float32) for path, v in {**values, **around_one}.items()}
+    return jax.device_put(numbers, e.placement.leaves(numbers))
 
 
 def start(e, index=0, leaves=None, before=None):
     """Frozen and State at the start of a phase; `leaves` are copied, since steps donate them."""
     leaves = leaves_of(e) if leaves is None else leaves
-    copied = jax.device_put(numpy(leaves), replicated(e.mesh))
-    frozen, state, _ = begin(e.net, e.plan, index, copied, leaves, e.config['seed'], replicated(e.mesh), before)
+    copied = jax.device_put(numpy(leaves), e.placement.leaves(leaves))
+    frozen, state, _ = begin(e.net, e.plan, index, copied, leaves, e.config['seed'], e.placement, before)
     return frozen, state
 
 
 def start_shapes(e, index=0):
     """The same, shapes alone."""
-    run = partial(begin, e.net, e.plan, index, seed=e.config['seed'], sharding=replicated(e.mesh))
-    return jax.eval_shape(lambda leaves: run(leaves=leaves, base=leaves)[:2], dict(e.net.shapes))
+    return abstract(e.net, e.plan, index, e.placement)
 
 
 def batch_shapes(e):
@@ -92,7 +91,7 @@ def compile_fast(jitted, *args):
 
 def step_of(e, index=0):
     """The compiled step of a phase."""
-    return compile_step(make_step(e.net, e.tasks, e.plan.phases[index], index, e.prepare, e.config['accumulate'], e.mixing), e.mesh)
+    return compile_step(make_step(e.net, e.tasks, e.plan.phases[index], index, e.prepare, e.config['accumulate'], e.mixing), start_shapes(e, index), e.placement)
 
 
 def numpy(tree):
