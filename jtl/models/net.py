@@ -8,6 +8,7 @@ from typing import Any
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+from jax.typing import DTypeLike
 
 from jtl.errors import UserError
 from jtl.keys import derive
@@ -64,6 +65,12 @@ class Net:
     def batch_keys(self) -> frozenset[str]:
         """What of a batch may be read: the inputs of backbone and heads, and the positions in the split, by which tasks hide words."""
         return frozenset({'index', *self.inputs, *(name for attached in self.attachments.values() for name in attached.inputs)})
+
+    def computes_in(self, dtype: DTypeLike) -> bool:
+        """Whether the arithmetic of any stage or head is of this dtype, as far as their modules say it in a field `dtype`."""
+        stages = (getattr(stage.make, 'keywords', {}).get('dtype') for stage in self.backbone.stages)
+        said = (*stages, *(getattr(head, 'dtype', None) for head in self.heads.values()))
+        return any(jnp.dtype(one) == jnp.dtype(dtype) for one in said if one is not None)
 
     def apply(
         self,

@@ -98,18 +98,19 @@ def local_rows(mesh: Mesh, batch_size: int) -> Int[np.ndarray, ' b']:
 
 def put_batch(batch: Mapping[str, np.ndarray], mesh: Mesh) -> dict[str, jax.Array]:
     """This process's rows of a batch, those of `local_rows`, as global arrays over BATCH."""
-    sharding, parts = over_batch(mesh), batch_parts(mesh)
+    parts = batch_parts(mesh)
     blocks = local_rows(mesh, parts)  # which parts are here
-    found = {}
-    for name, value in batch.items():
-        rows = len(value) // len(blocks)
+    return {name: _put_rows(value, over_batch(mesh), parts, blocks) for name, value in batch.items()}
 
-        def part(index: tuple[slice, ...], value: np.ndarray = value, rows: int = rows) -> np.ndarray:
-            here = int(np.searchsorted(blocks, (index[0].start or 0) // rows)) * rows
-            return value[here : here + rows]
 
-        found[name] = jax.make_array_from_callback((rows * parts, *value.shape[1:]), sharding, part)
-    return found
+def _put_rows(value: np.ndarray, sharding: NamedSharding, parts: int, blocks: np.ndarray) -> jax.Array:
+    rows = len(value) // len(blocks)
+
+    def part(index: Any) -> np.ndarray:
+        here = int(np.searchsorted(blocks, (index[0].start or 0) // rows)) * rows
+        return value[here : here + rows]
+
+    return jax.make_array_from_callback((rows * parts, *value.shape[1:]), sharding, part)
 
 
 def put_leaf(value: np.ndarray, sharding: NamedSharding) -> jax.Array:

@@ -170,18 +170,18 @@ def spec_of(value: Any, shape: Sequence[int], mesh: Mesh, where: str = 'sharding
         return spec if 'fsdp' in axes else largest_over('fsdp', shape, mesh, spec)
     if not isinstance(value, list | tuple):
         raise UserError(f"{where}: 'whole', 'fsdp', ('tensor', dimension), or an entry for each dimension, found {value!r}.")
-    spec = [() if entry is None else (entry,) if isinstance(entry, str) else tuple(entry) for entry in value]
-    axes = [axis for entry in spec for axis in entry]
-    if set(axes) - set(AXES) or len(axes) != len(set(axes)):
+    entries: list[tuple[str, ...]] = [() if entry is None else (entry,) if isinstance(entry, str) else tuple(entry) for entry in value]
+    named = [axis for entry in entries for axis in entry]
+    if set(named) - set(AXES) or len(named) != len(set(named)):
         raise UserError(f'{where}: each of the axes {", ".join(AXES)} at most once, found {value!r}.')
-    if len(spec) != len(shape):
-        raise UserError(f'{where} has {len(shape)} dimensions {tuple(shape)}, the rule has {len(spec)} entries.')
-    for n, entry in zip(shape, spec, strict=True):
+    if len(entries) != len(shape):
+        raise UserError(f'{where} has {len(shape)} dimensions {tuple(shape)}, the rule has {len(entries)} entries.')
+    for n, entry in zip(shape, entries, strict=True):
         if n % prod(mesh.shape[axis] for axis in entry):
             raise UserError(
                 f'{where}: a dimension of {n} is not divisible by the {prod(mesh.shape[a] for a in entry)} devices of {", ".join(entry)}.'
             )
-    return _without_ones(spec, mesh)
+    return _without_ones(entries, mesh)
 
 
 def largest_over(axis: str, shape: Sequence[int], mesh: Mesh, spec: Spec | None = None) -> Spec:

@@ -23,7 +23,7 @@ from jtl.train.files import RunFiles, read_json, write_json
 from jtl.train.setup import Experiment, load_leaves
 from jtl.train.state import Frozen, State, Window, abstract, anchored, begin, updated_stats
 
-_LEAF, _EMA, _MOMENT, _COUNT, _WINDOW = 'leaves', 'ema', 'moments', 'counts', 'window'
+_LEAF, _EMA, _MOMENT, _COUNT, _WINDOW, _SCALE = 'leaves', 'ema', 'moments', 'counts', 'window', 'loss_scale'
 
 
 @dataclass(frozen=True)
@@ -206,6 +206,7 @@ class RunStore:
             step=parts['step'][''],
             opt_state=unpack(state.opt_state, {'moments': moments, 'counts': parts.get(_COUNT, {})}),
             ema=parts.get(_EMA, {}),
+            loss_scale=parts.get(_SCALE, {}),
             window=Window(**parts[_WINDOW]),
             bad_step=parts['bad_step'][''],
         )
@@ -224,6 +225,7 @@ class RunStore:
         found |= {f'{_EMA}/{path}': leaf for path, leaf in state.ema.items()}
         found |= {f'{_MOMENT}/{slot}/{path}': leaf for slot, leaves in packed['moments'].items() for path, leaf in leaves.items()}
         found |= {f'{_COUNT}/{place}': leaf for place, leaf in packed['counts'].items()}
+        found |= {f'{_SCALE}/{name}': leaf for name, leaf in state.loss_scale.items()}
         found |= {f'{_WINDOW}/{name}': leaf for name, leaf in vars(state.window).items()}
         return {**found, 'step': state.step, 'bad_step': state.bad_step}
 

@@ -11,6 +11,7 @@ from jtl.models.net import Net
 from jtl.opt_state import map_state, migrate, pack
 from jtl.parallel.placement import Placement
 from jtl.plan import PhasePlan, Plan, phase_optimizer
+from jtl.train import loss_scale
 
 
 class Window(struct.PyTreeNode):
@@ -36,6 +37,7 @@ class State(struct.PyTreeNode):
       stats: the BatchNorm statistics that this phase updates.
       opt_state: of the phase's optimizer.
       ema: moving averages of `params`; empty without EMA.
+      loss_scale: see `jtl.train.loss_scale`; empty where nothing computes in float16.
       window: sums for the log.
       bad_step: () int32, the first step of this phase with a loss, gradient or update that was not finite; -1.
       key: (2,) uint32, the run's key data; constant.
@@ -46,6 +48,7 @@ class State(struct.PyTreeNode):
     stats: Any
     opt_state: Any
     ema: Any
+    loss_scale: Any
     window: Window
     bad_step: Any
     key: Any
@@ -114,8 +117,11 @@ def begin(
         opt_state = jax.device_put(opt_state, there)
     ema = {path: jnp.copy(leaf) for path, leaf in params.items()} if phase.ema else {}
     key = jax.random.key_data(jax.random.key(seed))
-    rest = jax.device_put((jnp.zeros((), jnp.int32), empty_window(), jnp.full((), -1, jnp.int32), key), placement.whole)
-    return frozen, State(rest[0], params, stats, opt_state, ema, rest[1], rest[2], rest[3]), notes
+    scale = loss_scale.initial() if net.computes_in('float16') else {}
+    first, scale, window, bad, key = jax.device_put(
+        (jnp.zeros((), jnp.int32), scale, empty_window(), jnp.full((), -1, jnp.int32), key), placement.whole
+    )
+    return frozen, State(first, params, stats, opt_state, ema, scale, window, bad, key), notes
 
 
 def abstract(net: Net, plan: Plan, index: int, placement: Placement) -> tuple[Frozen, State]:
@@ -140,7 +146,8 @@ def abstract(net: Net, plan: Plan, index: int, placement: Placement) -> tuple[Fr
     opt_state = jax.tree.map(lambda s, sharding: jax.ShapeDtypeStruct(s.shape, s.dtype, sharding=sharding), opt_state, there)
     window = Window(scalar(), scalar('float32'), scalar('float32'), scalar('float32'))
     ema = dict(params) if phase.ema else {}
-    return frozen, State(scalar(), params, stats, opt_state, ema, window, scalar(), scalar('uint32', (2,)))
+    scale = {'scale': scalar('float32'), 'good': scalar()} if net.computes_in('float16') else {}
+    return frozen, State(scalar(), params, stats, opt_state, ema, scale, window, scalar(), scalar('uint32', (2,)))
 
 
 def moments_of(opt_state: Any, placement: Placement) -> Any:

@@ -21,6 +21,7 @@ from jtl.parallel.placement import Placement
 from jtl.penalties import penalty
 from jtl.plan import PhasePlan, phase_optimizer
 from jtl.tasks.base import Task
+from jtl.train.loss_scale import LossScale, adjusted, kept, unscaled
 from jtl.train.state import Frozen, State, Window, shardings
 
 Batch = Mapping[str, jax.Array]
@@ -55,7 +56,7 @@ def make_step(
     def losses(outputs: Mapping[str, jax.Array], batch: Batch) -> jax.Array:
         return sum((task.training_loss(outputs[name], batch) for name, task in tasks.items()), jnp.zeros(()))
 
-    def loss_of(params: Any, stats: Any, frozen: Frozen, batch: Batch, key: jax.Array) -> tuple[jax.Array, Any]:
+    def loss_of(params: Any, stats: Any, frozen: Frozen, batch: Batch, key: jax.Array, by: LossScale) -> tuple[jax.Array, Any]:
         inputs, share = training_inputs(batch, key, prepare, mixing)
         for name, task in tasks.items():
             inputs, batch = task.hide(inputs, batch, derive(key, 'hide', name))
@@ -66,18 +67,19 @@ def make_step(
         each = losses(outputs, batch)
         if share is not None:
             each = share * each + (1 - share) * losses(outputs, partners(batch))
-        return each.mean(), {path: new_stats[path] for path in stats}
+        loss = each.mean()
+        return loss * by['scale'] if by else loss, (loss, {path: new_stats[path] for path in stats})
 
     def gradients(frozen: Frozen, state: State, batch: Batch, key: jax.Array) -> tuple[jax.Array, Any, Any]:
         value_and_grad = jax.value_and_grad(loss_of, has_aux=True)
         if accumulate == 1:
-            (loss, stats), grads = value_and_grad(state.params, state.stats, frozen, batch, key)
+            (_, (loss, stats)), grads = value_and_grad(state.params, state.stats, frozen, batch, key, state.loss_scale)
             return loss, stats, grads
 
         def one(carry: Any, part: Any) -> tuple[Any, None]:
             stats, loss, grads = carry
             k, micro = part
-            (more, stats), found = value_and_grad(state.params, stats, frozen, micro, derive(key, 'micro', k))
+            (_, (more, stats)), found = value_and_grad(state.params, stats, frozen, micro, derive(key, 'micro', k), state.loss_scale)
             return (stats, loss + more, jax.tree.map(jnp.add, grads, found)), None
 
         start = (state.stats, jnp.zeros(()), jax.tree.map(jnp.zeros_like, state.params))
@@ -88,24 +90,32 @@ def make_step(
     def step(frozen: Frozen, state: State, batch: Batch) -> State:
         key = step_key(jax.random.wrap_key_data(state.key), index, state.step)
         loss, stats, grads = gradients(frozen, state, batch, key)
+        by = state.loss_scale
+        grads = unscaled(grads, by) if by else grads
         extra = jnp.zeros(())
         if phase.penalties:
-            extra, more = jax.value_and_grad(penalty)(state.params, phase.penalties, frozen.anchors)
-            grads = jax.tree.map(jnp.add, grads, more)
+            extra, pull = jax.value_and_grad(penalty)(state.params, phase.penalties, frozen.anchors)
+            grads = jax.tree.map(jnp.add, grads, pull)
         norm = optax.tree.norm(grads)
         updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
         params = optax.apply_updates(state.params, updates)
         ema = ema_update(state.ema, params, phase.ema, state.step) if phase.ema else state.ema
         finite = jnp.isfinite(loss + extra + norm + optax.tree.norm(updates))
-        w = state.window
+        bad, w = ~finite, state.window
+        more = Window(w.steps + 1, w.loss + loss, w.penalty + extra, w.grad_norm + norm)
+        if by:  # gradients that overflow at this scale are left out
+            new, old = (params, stats, opt_state, ema, more), (state.params, state.stats, state.opt_state, state.ema, w)
+            params, stats, opt_state, ema, more = kept(new, old, finite)
+            bad = bad & (by['scale'] <= 1)
         return state.replace(
             step=state.step + 1,
             params=params,
             stats=stats,
             opt_state=opt_state,
             ema=ema,
-            window=Window(w.steps + 1, w.loss + loss, w.penalty + extra, w.grad_norm + norm),
-            bad_step=jnp.where((state.bad_step < 0) & ~finite, state.step, state.bad_step),
+            loss_scale=adjusted(by, finite) if by else by,
+            window=more,
+            bad_step=jnp.where((state.bad_step < 0) & bad, state.step, state.bad_step),
         )
 
     return step

@@ -91,7 +91,11 @@ def compile_fast(jitted, *args):
 
 def step_of(e, index=0):
     """The compiled step of a phase."""
-    return compile_step(make_step(e.net, e.tasks, e.plan.phases[index], index, e.prepare, e.config['accumulate'], e.mixing), start_shapes(e, index), e.placement)
+    return compile_step(
+        make_step(e.net, e.tasks, e.plan.phases[index], index, e.prepare, e.config['accumulate'], e.mixing),
+        start_shapes(e, index),
+        e.placement,
+    )
 
 
 def numpy(tree):
