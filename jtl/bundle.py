@@ -8,7 +8,7 @@ golden.safetensors   a few prepared inputs and the outputs that they gave; loadi
 
 import json
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any, cast
@@ -117,10 +117,11 @@ def write_bundle(
     if draft.exists():
         draft.rmtree()
     draft.mkdir(parents=True)
+    net = replace(net, placement=None)  # computed here, on one device
     host = {path: np.ascontiguousarray(jax.device_get(leaves[path])) for path in sorted(net.shapes)}
     (draft / 'model.safetensors').write_bytes(save(host))
     task = _task(config['task'], labels, target_shape, preprocessing)
-    outputs = np.asarray(_compile(net, task, preprocessing)(dict(leaves), {k: jnp.asarray(v) for k, v in golden.items()}))
+    outputs = np.asarray(_compile(net, task, preprocessing)(host, {k: jnp.asarray(v) for k, v in golden.items()}))
     (draft / 'golden.safetensors').write_bytes(
         save({**{f'batch/{k}': np.ascontiguousarray(v) for k, v in golden.items()}, 'outputs': outputs})
     )

@@ -153,9 +153,13 @@ class RunLog:
       files: of the run.
       first: the step resumed from; rows after it are removed, for they will come again.
       total: steps of the whole run.
+      writes: whether this is the host that writes and speaks.
     """
 
-    def __init__(self, files: RunFiles, first: int, total: int):
+    def __init__(self, files: RunFiles, first: int, total: int, writes: bool = True):
+        self._writes = writes
+        if not writes:
+            return
         if files.metrics.exists():
             truncate(files.metrics, first)
         self._metrics = MetricsFile(files.metrics)
@@ -170,6 +174,8 @@ class RunLog:
 
     def train_row(self, row: Mapping[str, Any], batch_size: int) -> None:
         """A row of training figures, with the rate since the last one."""
+        if not self._writes:
+            return
         now, step = time.monotonic(), row['step']
         rate = (step - self._steps) * batch_size / max(now - self._clock, 1e-9)
         self._clock, self._steps = now, step
@@ -178,23 +184,29 @@ class RunLog:
 
     def row(self, row: Mapping[str, Any]) -> None:
         """A row in metrics.jsonl and TensorBoard."""
+        if not self._writes:
+            return
         self._metrics.write(row)
         self._events.write({key: value for key, value in row.items() if key != 'phase'})
 
     def step(self, step: int) -> None:
         """Move the progress bar."""
-        self._progress.step(step)
+        if self._writes:
+            self._progress.step(step)
 
     def say(self, *lines: str) -> None:
         """Lines for the person who waits."""
-        for line in lines:
+        for line in lines if self._writes else ():
             self._progress.say(line)
 
     def __enter__(self) -> Self:
-        self._progress.__enter__()
+        if self._writes:
+            self._progress.__enter__()
         return self
 
     def __exit__(self, *exc: Any) -> None:
+        if not self._writes:
+            return
         self._progress.__exit__(*exc)
         self._events.close()
         self._metrics.close()

@@ -13,6 +13,7 @@ import jax
 
 from jtl.errors import UserError
 from jtl.optim import learning_rates
+from jtl.parallel.hosts import ONE, Hosts
 from jtl.train.evaluation import evaluate
 from jtl.train.files import RunFiles, RunLog, summary
 from jtl.train.parts import batches, training_step
@@ -28,7 +29,7 @@ class NonFiniteError(UserError):
 
 
 def train(
-    experiment: Experiment, files: RunFiles, store: RunStore, predict: Callable[[str], Callable[..., Any]]
+    experiment: Experiment, files: RunFiles, store: RunStore, predict: Callable[[str], Callable[..., Any]], hosts: Hosts = ONE
 ) -> tuple[dict[str, jax.Array], Position]:
     """Train from where the run directory stands, or from the start, to the end of the last phase.
 
@@ -36,6 +37,7 @@ def train(
       experiment: of the run.
       files, store: its directory and checkpoints.
       predict: from a task's name to its compiled evaluation step.
+      hosts: of the run; the first writes the log.
 
     Returns:
       The leaves that the run ends with (`config.select`), and the position.
@@ -47,7 +49,7 @@ def train(
     """
     config, phases = experiment.config, experiment.plan.phases
     frozen, state, at = store.start_or_resume()
-    with RunLog(files, at.total, sum(phase.steps for phase in phases)) as log, StopSignals() as stop:
+    with RunLog(files, at.total, sum(phase.steps for phase in phases), hosts.first) as log, StopSignals() as stop:
         if at.total:
             log.say(f'Resumed at step {at.total}: phase {phases[at.phase].name}, step {at.step}.')
         for index in range(at.phase, len(phases)):
@@ -68,7 +70,7 @@ def train(
                 at = replace(at, step=at.step + 1, total=at.total + 1, done=at.step + 1 == phase.steps)
                 log.step(at.total)
                 due = {what: at.done or _due(at.step, config[f'{what}_every']) for what in ('log', 'eval', 'checkpoint')}
-                stopping = stop.received  # read once: what is saved has been checked
+                stopping = stop.due(at.total)  # read once: what is saved has been checked
                 if any(due.values()) or stopping:
                     _check_finite(state, phase.name, at)
                 if due['log']:
@@ -84,7 +86,7 @@ def train(
                 if stopping:
                     store.wait()
                     log.say(f'{stopping}: saved at step {at.total}. The same command goes on from there.')
-                    raise stop.error()
+                    raise stop.error(stopping)
         store.wait()
     final = merged(frozen, state, averaged=True)
     if config['select'] == 'best' and at.best is not None:

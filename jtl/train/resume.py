@@ -6,7 +6,7 @@ checkpoint is never read again, and adaptation is never applied twice.
 """
 
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import closing
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -19,6 +19,7 @@ from jtl.checkpoint.runs import RunCheckpoints, digest, templates_of
 from jtl.defaults import HARMLESS
 from jtl.errors import UserError
 from jtl.opt_state import pack, unpack
+from jtl.parallel.hosts import ONE, Hosts
 from jtl.train.files import RunFiles, read_json, write_json
 from jtl.train.setup import Experiment, load_leaves
 from jtl.train.state import Frozen, State, Window, abstract, anchored, begin, updated_stats
@@ -54,10 +55,12 @@ class RunStore:
     Args:
       files: of the run.
       experiment: of the run; its plan says which leaves change.
+      hosts: of the run; the first writes what is no checkpoint.
+      say: takes lines for a person.
     """
 
-    def __init__(self, files: RunFiles, experiment: Experiment):
-        self.files, self.experiment = files, experiment
+    def __init__(self, files: RunFiles, experiment: Experiment, hosts: Hosts = ONE, say: Callable[[str], None] = print):
+        self.files, self.experiment, self._hosts, self._say = files, experiment, hosts, say
         self.changing = changing(experiment)
         self._base = RunCheckpoints(files.base, keep=1, remedy='Without it the run cannot go on: begin again in another --workdir.')
         self._last = RunCheckpoints(
@@ -160,11 +163,16 @@ class RunStore:
 
     def _goes_on(self, at: Position) -> None:
         """Write what the run is now, and remove what a resumed run will make again. Nothing was changed before this."""
-        self.files.result.unlink(missing_ok=True)  # an extended run is not finished any more
-        write_json(self.files.config, dict(self.experiment.config))
-        write_json(self.files.plan, self.experiment.plan.to_json())
-        for checkpoints in (self._base, self._last, self._best):
-            checkpoints.sweep()
+        everything = (self._base, self._last, self._best)
+        self._hosts.barrier('what is in the run directory')  # all have read it
+        if self._hosts.first:
+            self.files.result.unlink(missing_ok=True)  # an extended run is not finished any more
+            write_json(self.files.config, dict(self.experiment.config))
+            write_json(self.files.plan, self.experiment.plan.to_json())
+            for checkpoints in everything:
+                checkpoints.sweep()
+        self._hosts.barrier('the run directory is tidy')
+        for checkpoints in everything:
             checkpoints.prune(lambda total: total <= at.total)
         self._best_total = at.best_total
 

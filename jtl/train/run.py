@@ -1,9 +1,11 @@
 """One run from its config to its report: preflight, training, evaluation of every split, result.json, bundle, report."""
 
+import platform
 from collections.abc import Callable, Mapping
-from contextlib import closing
+from contextlib import closing, nullcontext
 from dataclasses import replace
 from functools import cache
+from importlib.metadata import version
 from typing import Any
 
 import jax
@@ -14,6 +16,7 @@ from jtl.checkpoint.load_report import load_text
 from jtl.data.base import Data
 from jtl.data.preflight import preflight
 from jtl.errors import UserError
+from jtl.parallel.hosts import ONE, Hosts, whole
 from jtl.report.html import run_report
 from jtl.tasks.base import HEAD
 from jtl.tasks.probes import check_data
@@ -31,7 +34,7 @@ Evaluations = dict[str, Evaluation]  # by split
 Baselines = dict[str, dict[str, float]]
 
 
-def run(config: Any, workdir: str, *, data: Data | None = None, say: Callable[[str], None] = print) -> dict[str, Any]:
+def run(config: Any, workdir: str, *, data: Data | None = None, say: Callable[[str], None] = print, hosts: Hosts = ONE) -> dict[str, Any]:
     """Train by a config in a run directory, or go on where it stands; a finished run is returned as it is.
 
     Args:
@@ -39,6 +42,7 @@ def run(config: Any, workdir: str, *, data: Data | None = None, say: Callable[[s
       workdir: the run directory.
       data: in place of what `config.data` names.
       say: takes lines for a person.
+      hosts: of the run, each of which calls this; the first writes and speaks.
 
     Returns:
       The content of result.json.
@@ -46,7 +50,7 @@ def run(config: Any, workdir: str, *, data: Data | None = None, say: Callable[[s
     Raises:
       UserError: anything that a user can mend.
     """
-    files = run_files(workdir)
+    files, say = run_files(workdir), say if hosts.first else lambda line: None
     stored = plan_going_on(files, checked(config))
     experiment = build(config, data=data, stored=stored)
     looked_at = {name: preflight(of, max_unreadable=experiment.section(name)['max_unreadable']) for name, of in experiment.sources.items()}
@@ -59,12 +63,13 @@ def run(config: Any, workdir: str, *, data: Data | None = None, say: Callable[[s
         say(f'config.sources.{name}:\n{looked_at[name].text()}')
     if experiment.adaptation is not None:
         say(load_text(experiment.adaptation))
-    with alone(files), closing(RunStore(files, experiment)) as store:
+    hosts.agree(_facts(experiment, files))
+    with alone(files) if hosts.first else nullcontext(), closing(RunStore(files, experiment, hosts, say)) as store:
         if files.result.exists() and store.finished():
             say(f'{files.root}: this run is finished. Go on with --extend=STEPS, or give another --workdir.')
             return read_json(files.result)
         predict = cache(lambda head: prediction_step(experiment, head=head))
-        leaves, at = train(experiment, files, store, predict)
+        leaves, at = train(experiment, files, store, predict, hosts)
         before, after = store.frozen_before, store.frozen_digest(leaves)
         if before != after:
             raise RuntimeError(f'The frozen part changed during training: checksum {before} before, {after} after. This is a bug in jtl.')
@@ -75,10 +80,14 @@ def run(config: Any, workdir: str, *, data: Data | None = None, say: Callable[[s
         evaluations, baselines = _viewed(experiment, leaves, evaluations, baselines)
         evaluations, baselines, chosen = _probed(experiment, leaves, evaluations, baselines, files, say)
         result = _result(experiment, evaluations, baselines, at, before, after, store.seconds()) | chosen
+        host_leaves = {path: whole(leaf) for path, leaf in leaves.items()}
+        if not hosts.first:
+            hosts.barrier('the end of the run')
+            return result
         write_bundle(
             files.bundle,
             net=experiment.net.only(HEAD),
-            leaves=leaves,
+            leaves=host_leaves,
             labels=tuple(experiment.data.labels),
             preprocessing=experiment.preprocessing,
             config={**experiment.config, 'model': experiment.model},
@@ -88,7 +97,25 @@ def run(config: Any, workdir: str, *, data: Data | None = None, say: Callable[[s
         )
         write_text(files.report, run_report(record(experiment, files, found, evaluations, baselines, result)))
         write_json(files.result, result)  # last: a run that has it is finished
+        hosts.barrier('the end of the run')
         return result
+
+
+def _facts(experiment: Experiment, files: RunFiles) -> dict[str, Any]:
+    """What all hosts of a run must know alike."""
+    packages = {name: version(name) for name in ('jtl', 'jax', 'jaxlib', 'flax', 'optax', 'orbax-checkpoint')}
+    config = experiment.config
+    return {
+        'the version of Python': platform.python_version(),
+        **{f'the version of {name}': found for name, found in packages.items()},
+        'the kind of devices': jax.local_devices()[0].device_kind,
+        'the number of devices': jax.local_device_count(),
+        '--workdir': str(files.root),
+        **{f'config.{name}': config[name] for name in sorted(config)},
+        **{
+            f'the content of {f"config.sources.{name}" if name else "config.data"}': s.fingerprint for name, s in experiment.sources.items()
+        },
+    }
 
 
 def _viewed(

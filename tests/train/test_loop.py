@@ -158,6 +158,6 @@ def test_a_second_signal_acts_at_once():
             assert stop.received == 'SIGINT'
             with pytest.raises(KeyboardInterrupt):
                 os.kill(os.getpid(), signal.SIGINT)
-        assert isinstance(stop.error(), KeyboardInterrupt)
+        assert isinstance(stop.error(stop.received), KeyboardInterrupt)
     finally:
         signal.signal(signal.SIGINT, before)
