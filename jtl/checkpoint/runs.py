@@ -18,6 +18,7 @@ import numpy as np
 from etils import epath
 
 from jtl.checkpoint.base import CheckpointError
+from jtl.parallel.hosts import ONE, Hosts
 
 Leaves = Mapping[str, jax.Array]
 
@@ -80,6 +81,10 @@ def _words(dtype: Any) -> Any:
     return {1: np.uint8, 2: np.uint16, 4: np.uint32, 8: np.uint32}[np.dtype(dtype).itemsize]
 
 
+class OtherPlanError(CheckpointError):
+    """A checkpoint is whole, but holds other leaves than are wanted."""
+
+
 class RunCheckpoints:
     """The checkpoints in one directory. IO: the only place that writes or reads them. A kill at any moment leaves whole saves only.
 
@@ -87,14 +92,15 @@ class RunCheckpoints:
       directory: of the checkpoints; made at once. Nothing in it is changed before the first `prune`, `sweep` or `save`.
       keep: how many are kept, the newest; None: all, until `prune`.
       remedy: what a person can do about a damaged one, a sentence.
+      hosts: of the run, each of which calls everything here; what one cannot read counts for all.
     """
 
-    def __init__(self, directory: epath.PathLike, *, keep: int | None = 2, remedy: str = ''):
+    def __init__(self, directory: epath.PathLike, *, keep: int | None = 2, remedy: str = '', hosts: Hosts = ONE):
         import orbax.checkpoint as ocp
 
         logging.getLogger('absl').addFilter(_no_progress_notes)
         self._ocp = ocp
-        self._remedy = remedy
+        self._remedy, self._hosts = remedy, hosts
         self.directory = epath.Path(directory)
         self._manager = ocp.CheckpointManager(
             self.directory,
@@ -110,6 +116,10 @@ class RunCheckpoints:
             if (path / 'leaves').exists() and (path / 'manifest').exists():  # Orbax also lists a directory that it was deleting
                 found.append(step)
         return found
+
+    def broken(self) -> list[int]:
+        """Steps newer than any that is whole, of which a part is missing."""
+        return [step for step in sorted(self._manager.all_steps()) if step > max(self.steps(), default=-1)]
 
     def save(self, step: int, leaves: Leaves, meta: Mapping[str, Any]) -> None:
         """Save flat `leaves` and JSON `meta` as `step`, in the background; an older save of that step is replaced.
@@ -134,28 +144,42 @@ class RunCheckpoints:
         """The leaves, each into the sharding of its template, and the JSON data.
 
         Raises:
-          CheckpointError: keys, shapes or dtypes other than the templates', data that cannot be read, or whose checksums do not fit.
+          OtherPlanError: keys, shapes or dtypes other than the templates'.
+          CheckpointError: data that cannot be read, or whose checksums do not fit.
         """
+        where = self.directory / str(step)
+        try:
+            (manifest, leaves), problem = self._fitting(step, templates), ''
+        except OtherPlanError:
+            raise
+        except CheckpointError as error:
+            problem = str(error)
+        for told in self._hosts.exchange(f'whether {where} can be read', problem):
+            if told:
+                raise CheckpointError(told)
+        now = checksums(leaves)  # of all hosts' parts together
+        wrong = [path for path, (_, value) in manifest['leaves'].items() if now[path] != value]
+        if wrong:
+            raise self._damaged(where, f'{len(wrong)} of {len(now)} leaves differ from their checksum, first {wrong[0]}')
+        return leaves, manifest['meta']
+
+    def _fitting(self, step: int, templates: Mapping[str, jax.ShapeDtypeStruct]) -> tuple[dict[str, Any], dict[str, jax.Array]]:
+        """The manifest, and the leaves that it and the templates name, as they were read."""
         manifest = self._manifest(step)
         where = self.directory / str(step)
         wanted, found = set(templates), set(manifest['leaves'])
         if wanted != found:
             missing, extra = sorted(wanted - found), sorted(found - wanted)
-            raise CheckpointError(
+            raise OtherPlanError(
                 f'{where}: not the checkpoint of this plan. Missing: {", ".join(missing[:3]) or "nothing"} ({len(missing)}); '
                 f'unexpected: {", ".join(extra[:3]) or "nothing"} ({len(extra)}).'
             )
         for path, template in templates.items():
             if manifest['leaves'][path][0] != _spec(template):
-                raise CheckpointError(f'{where}: {path} is {manifest["leaves"][path][0]}, the plan says {_spec(template)}.')
+                raise OtherPlanError(f'{where}: {path} is {manifest["leaves"][path][0]}, the plan says {_spec(template)}.')
         item = dict(templates)
         restore = self._ocp.args.PyTreeRestore(item, restore_args=self._ocp.checkpoint_utils.construct_restore_args(item))
-        leaves = self._read(step, 'leaves', restore, 'its data cannot be read')
-        now = checksums(leaves)
-        wrong = [path for path, (_, value) in manifest['leaves'].items() if now[path] != value]
-        if wrong:
-            raise self._damaged(where, f'{len(wrong)} of {len(now)} leaves differ from their checksum, first {wrong[0]}')
-        return leaves, manifest['meta']
+        return manifest, self._read(step, 'leaves', restore, 'its data cannot be read')
 
     def prune(self, wanted: Callable[[int], bool]) -> None:
         """Remove the saves of the steps that are not wanted."""

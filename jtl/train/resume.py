@@ -15,7 +15,7 @@ import jax
 
 from jtl import config as configs
 from jtl.checkpoint.base import CheckpointError
-from jtl.checkpoint.runs import RunCheckpoints, digest, templates_of
+from jtl.checkpoint.runs import OtherPlanError, RunCheckpoints, digest, templates_of
 from jtl.defaults import HARMLESS
 from jtl.errors import UserError
 from jtl.opt_state import pack, unpack
@@ -62,11 +62,13 @@ class RunStore:
     def __init__(self, files: RunFiles, experiment: Experiment, hosts: Hosts = ONE, say: Callable[[str], None] = print):
         self.files, self.experiment, self._hosts, self._say = files, experiment, hosts, say
         self.changing = changing(experiment)
-        self._base = RunCheckpoints(files.base, keep=1, remedy='Without it the run cannot go on: begin again in another --workdir.')
-        self._last = RunCheckpoints(
-            files.last, keep=2, remedy='Delete that directory to go on from the save before it, or from the start where there is none.'
+        self._base = RunCheckpoints(
+            files.base, keep=1, remedy='Without it the run cannot go on: begin again in another --workdir.', hosts=hosts
         )
-        self._best = RunCheckpoints(files.best, keep=None, remedy=f'Delete {files.last} to train again from the start, to the same result.')
+        self._last = RunCheckpoints(files.last, keep=2, hosts=hosts)
+        self._best = RunCheckpoints(
+            files.best, keep=None, remedy=f'Delete {files.last} to train again from the start, to the same result.', hosts=hosts
+        )
         self._clock, self._spent = time.monotonic(), 0.0  # seconds of the sessions before
         self._best_total = 0  # of the newest save in `_last`: what was best before it is no longer needed
 
@@ -75,7 +77,7 @@ class RunStore:
 
         Raises:
           UserError: the run directory is that of another config or plan, or the checkpoint's data set differs.
-          CheckpointError: the newest checkpoint is damaged.
+          CheckpointError: the checkpoint of what the run began with is damaged. A later one that is damaged is said, and the one before it used.
         """
         if not self._base.steps():
             if self._last.steps():
@@ -87,14 +89,35 @@ class RunStore:
         self._check_same_run()
         leaves, meta = self._base.restore(0, self._templates())
         self.frozen_before = meta['frozen']
-        steps = self._last.steps()
-        at = Position()
-        if steps:
-            meta = self._last.meta(steps[-1])
-            at, self._spent = Position(**meta['position']), meta['seconds']
-        frozen, state = self._restore(at, leaves) if steps else self._begin(0, leaves)
+        frozen, state, at = self._newest(leaves)
         self._goes_on(at)
         return frozen, state, at
+
+    def _newest(self, base: Mapping[str, jax.Array]) -> tuple[Frozen, State, Position]:
+        """The state and position of the newest save that is whole; the start of the run where none is."""
+        steps = self._last.steps()
+        for step in self._last.broken():
+            before = f'the save of step {steps[-1]}' if steps else 'the start'
+            self._say(f'warning: {self.files.last / str(step)}: a part of this checkpoint is missing. The run goes on from {before}.')
+        for k, step in reversed(list(enumerate(steps))):
+            try:
+                meta, problem = self._last.meta(step), ''
+            except CheckpointError as error:
+                problem = str(error)
+            try:
+                if problem := next(filter(None, self._hosts.exchange(f'whether the save of step {step} can be read', problem)), ''):
+                    raise CheckpointError(problem)
+                at = Position(**meta['position'])
+                frozen, state = self._restore(at, base)
+            except OtherPlanError:
+                raise
+            except CheckpointError as error:
+                before = f'from the save of step {steps[k - 1]}' if k else 'from the start'
+                self._say(f'warning: {error} The run goes on {before}.')
+                continue
+            self._spent = meta['seconds']
+            return frozen, state, at
+        return (*self._begin(0, base), Position())
 
     def finished(self) -> bool:
         """Whether the newest checkpoint stands at the end of the last phase. Refuses the directory of another run, as `start_or_resume` does."""
@@ -102,7 +125,10 @@ class RunStore:
         if not self._base.steps() or not steps:
             return False
         self._check_same_run()
-        at = Position(**self._last.meta(steps[-1])['position'])
+        try:
+            at = Position(**self._last.meta(steps[-1])['position'])
+        except CheckpointError:  # it will be said, and the one before it used
+            return False
         return at.done and at.phase == len(self.experiment.plan.phases) - 1
 
     def seconds(self) -> float:

@@ -188,20 +188,51 @@ def test_a_run_without_its_beginning_is_refused(copy):
     assert content(copy.root) == before
 
 
-def test_a_damaged_checkpoint_is_refused_and_its_remedy_works(copy, whole):
+def _manifest(last, step):
+    manifest = last / str(step) / 'manifest' / 'metadata'
+    manifest.write_text(manifest.read_text().replace(f'"total": {step}', f'"total": {step + 1}'))
+
+
+def _part(last, step):
+    (last / str(step) / 'manifest').rename(last.parent / 'gone')
+
+
+@pytest.mark.parametrize(
+    ('damage', 'says'),
+    [(_manifest, 'this checkpoint is damaged: its manifest differs from its digest'), (_part, 'a part of this checkpoint is missing')],
+)
+def test_a_damaged_checkpoint_is_said_and_the_one_before_it_used(copy, whole, capsys, damage, says):
     with pytest.raises(Break):
         go(copy, config(), stop_after=1)
-    manifest = copy.last / '8' / 'manifest' / 'metadata'
-    manifest.write_text(manifest.read_text().replace('"total": 8', '"total": 9'))
+    assert sorted(int(path.name) for path in copy.last.iterdir()) == [4, 8]
+    damage(copy.last, 8)
+    ours, at = go(copy, config())
+    said = capsys.readouterr().out
+    assert f'warning: {copy.last / "8"}: {says}' in said and 'The run goes on from the save of step 4.' in said
+    assert same(ours, whole[1]) and at == whole[2] and rows(copy) == rows(whole[0])
+
+
+def test_without_any_whole_save_a_run_goes_on_from_its_start(copy, whole, capsys):
+    with pytest.raises(Break):
+        go(copy, config(), stop_after=1)
+    for step in (4, 8):
+        _manifest(copy.last, step)
+    ours, at = go(copy, config())
+    said = capsys.readouterr().out
+    assert 'The run goes on from the save of step 4.' in said and 'The run goes on from the start.' in said
+    assert same(ours, whole[1]) and at == whole[2] and rows(copy) == rows(whole[0])
+
+
+def test_a_save_of_other_leaves_is_no_damage(copy):
+    """It is refused, and stays."""
+    with pytest.raises(Break):
+        go(copy, config(), stop_after=1)
     before = content(copy.root)
-    with pytest.raises(
-        CheckpointError, match=r'last/8: this checkpoint is damaged.*Delete that directory to go on from the save before it'
-    ):
+    original = RunStore._flat
+    with pytest.MonkeyPatch.context() as patched, pytest.raises(CheckpointError, match=r'not the checkpoint of this plan\. Missing: more'):
+        patched.setattr(RunStore, '_flat', lambda self, *args: {**original(self, *args), 'more': jax.ShapeDtypeStruct((), 'int32')})
         go(copy, config())
     assert content(copy.root) == before
-    (copy.last / '8').rmtree()
-    ours, at = go(copy, config())
-    assert same(ours, whole[1]) and at == whole[2] and rows(copy) == rows(whole[0])
 
 
 def test_a_kill_before_the_first_checkpoint_starts_anew(tmp_path, whole, monkeypatch):
