@@ -199,8 +199,37 @@ def _joined(arguments: Sequence[str]) -> Iterator[str]:
         yield pending
 
 
+def sweep_of(where: str) -> list[dict[str, Any]]:
+    """The fields of each run that a config file's `sweep()` yields: `{'optimizer.lr': 1e-3, 'seed': 0}`.
+
+    Args:
+      where: as `--config` takes it; its argument is handed to a `sweep` that takes one.
+
+    Raises:
+      ConfigError: no such file or function, one that fails, or that yields something else, or nothing.
+    """
+    runs = _called(where, 'sweep', optional_argument=True)
+    try:
+        found = list(runs)
+    except Exception as error:
+        raise ConfigError(f'{where}: sweep(): {type(error).__name__}: {_one_line(error)}') from error
+    wrong = [run for run in found if not isinstance(run, Mapping) or not all(isinstance(field, str) for field in run)]
+    if wrong or not found:
+        told = repr(wrong[0]) if wrong else 'nothing'
+        raise ConfigError(f"{where}: sweep() yields dicts from fields to values, such as {{'optimizer.lr': 1e-3}}; found {told}.")
+    return [dict(run) for run in found]
+
+
 def _load(where: str) -> ConfigDict:
-    """Call the file's `get_config`, with every failure told in a sentence."""
+    """What the file's `get_config` returns, with every failure told in a sentence."""
+    config = _called(where, 'get_config')
+    if not isinstance(config, ConfigDict):
+        name = where.partition(':')[0]
+        raise ConfigError(f'{name}: get_config() must return an ml_collections.ConfigDict, found {type(config).__name__}.')
+    return config
+
+
+def _called(where: str, function: str, optional_argument: bool = False) -> Any:
     name, colon, argument = where.partition(':')
     path = Path(name)
     if not path.is_file():
@@ -209,22 +238,19 @@ def _load(where: str) -> ConfigDict:
     scope: dict[str, Any] = {'__name__': 'config', '__file__': str(path)}
     try:
         exec(compile(path.read_text(), str(path), 'exec'), scope)
-        get = scope.get('get_config')
+        get = scope.get(function)
         if get is None:
-            raise ConfigError(f'{name}: there is no function get_config() in it.')
+            raise ConfigError(f'{name}: there is no function {function}() in it.')
         takes = len(inspect.signature(get).parameters)
-        if colon and not takes:
-            raise ConfigError(f'{name}: get_config() takes no argument, found ":{argument}".')
-        config = get(argument) if colon else get()
+        if colon and not takes and not optional_argument:
+            raise ConfigError(f'{name}: {function}() takes no argument, found ":{argument}".')
+        return get(argument) if colon and takes else get()
     except UserError:
         raise
     except Exception as error:
         lines = [f.lineno for f in traceback.extract_tb(error.__traceback__) if f.filename == str(path)]
         line = lines[-1] if lines else getattr(error, 'lineno', None)
         raise ConfigError(f'{name}{f", line {line}" if line else ""}: {type(error).__name__}: {_one_line(error)}') from error
-    if not isinstance(config, ConfigDict):
-        raise ConfigError(f'{name}: get_config() must return an ml_collections.ConfigDict, found {type(config).__name__}.')
-    return config
 
 
 def _value_at(config: ConfigDict, field: str) -> Any:

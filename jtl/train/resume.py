@@ -170,9 +170,10 @@ class RunStore:
         return digest({path: leaf for path, leaf in leaves.items() if path not in self.changing})
 
     def wait(self) -> None:
-        """Return when every save is on disk."""
+        """Return when every save is on disk, that of every host."""
         for checkpoints in (self._base, self._best, self._last):
             checkpoints.wait()
+        self._hosts.barrier('everything is on disk')
 
     def close(self) -> None:
         """Wait, and release Orbax's threads."""
