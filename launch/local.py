@@ -18,6 +18,7 @@ import threading
 import time
 from collections.abc import Sequence
 
+JTL = (sys.executable, '-m', 'jtl.cli.main')
 AGAIN = 75
 GRACE = 30.0  # seconds from SIGTERM to SIGKILL: a checkpoint is written in them
 
@@ -94,7 +95,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         parser.error('give a command of jtl behind --, and at least one process and device')
     port = free_port()
     environments = [environment(index, args.processes, args.devices, port, args.platform) for index in range(args.processes)]
-    started = [sys.executable, '-m', 'jtl.cli.main', *command]
+    started = [*JTL, *command]
     if args.dry_run:
         for found in environments:
             print(' '.join([*(f"{name}='{value}'" for name, value in found.items()), *started]))

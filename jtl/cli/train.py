@@ -35,8 +35,8 @@ def run(args: argparse.Namespace, rest: Sequence[str]) -> int:
         config = extended(config, args.workdir, args.extend)
     elif not config.get('extend'):
         config = keep_extensions(config, args.workdir)
-    hosts = join(args.hosts, args.host_timeout)
-    with Watch(hosts):
+    hosts = join(args.hosts, args.host_timeout, place=args.workdir)
+    with Watch(hosts, 'jtl train'):
         result = train(config, args.workdir, hosts=hosts)
     if not hosts.first:
         return 0

@@ -4,6 +4,7 @@ A host here is a process of `jax.distributed`. All run the same program; the fir
 beside the collectives of JAX goes through the coordination service of JAX, a table of strings that the first host keeps.
 """
 
+import contextlib
 import itertools
 import json
 import os
@@ -11,12 +12,13 @@ import re
 import sys
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, NoReturn, Self
 
 import jax
 import numpy as np
+from etils import epath
 
 from jtl.errors import UserError
 
@@ -99,16 +101,17 @@ ONE = Hosts()
 """A run of one process."""
 
 
-def join(said: str, timeout: float = 100.0) -> Hosts:
+def join(said: str, timeout: float = 100.0, *, place: str = '') -> Hosts:
     """Become one of several hosts; before anything touches a device.
 
     Args:
       said: '' for one process; 'auto' for what Cloud TPU, SLURM, GKE or Open MPI say; or ADDRESS:PORT,COUNT,INDEX, the place of the first
         host, how many there are, and which one this is.
-      timeout: see `Hosts`.
+      timeout: see `Hosts`. Where hosts do not come in time, the process ends with a message that names them (JAX would end it without one).
+      place: a directory that all hosts see; each leaves a note there while it waits, by which the missing ones are known.
 
     Raises:
-      UserError: none of these, or hosts that did not come in time.
+      UserError: none of these, or a cluster that says nothing.
     """
     if not said:
         return ONE
@@ -122,18 +125,48 @@ def join(said: str, timeout: float = 100.0) -> Hosts:
             raise UserError(f'--hosts: of {count} hosts the last is {count - 1}, found {index}.')
         known = {'coordinator_address': explicit['address'], 'num_processes': count, 'process_id': index}
     jax.config.update('jax_cpu_collectives_implementation', 'gloo')
-    whole = max(1, round(timeout))
-    try:  # JAX ends a process whose peers are gone without a word of ours, so it is to wait longer than we do
-        jax.distributed.initialize(
-            **known, initialization_timeout=whole, heartbeat_timeout_seconds=3 * whole, shutdown_timeout_seconds=whole
-        )
+    later = 3 * max(1, round(timeout))  # JAX ends a process whose peers are gone without a word of ours, so it is to wait longer than we do
+    limits: dict[str, Any] = {'initialization_timeout': later, 'heartbeat_timeout_seconds': later, 'shutdown_timeout_seconds': later}
+    try:
+        with _waiting(known, timeout, place):
+            jax.distributed.initialize(**known, **limits)
     except ValueError as error:
         raise UserError(
             f'--hosts=auto: neither Cloud TPU, SLURM, GKE nor Open MPI say who the hosts are ({error}). Give ADDRESS:PORT,COUNT,INDEX.'
         ) from None
-    except (jax.errors.JaxRuntimeError, RuntimeError) as error:
-        raise UserError(f'--hosts={said}: the hosts did not find each other within {timeout:g} s: {_brief(error)}') from None
+    except RuntimeError as error:
+        raise UserError(f'--hosts={said}: the hosts did not find each other: {_brief(error)}') from None
     return Hosts(jax.process_count(), jax.process_index(), timeout)
+
+
+@contextlib.contextmanager
+def _waiting(known: Mapping[str, Any], timeout: float, place: str) -> Iterator[None]:
+    """Ends the process with a message where what is waited for does not come in time."""
+    index, count = known.get('process_id'), known.get('num_processes')
+    notes = epath.Path(place).expanduser() / '.hosts' if place and count else None
+    began = time.time()
+
+    def late() -> None:
+        missing = 'some of them'
+        if notes is not None and count:
+            here = {int(path.name) for path in notes.iterdir() if float(path.read_text()) > began - timeout}
+            missing = _named([k for k in range(count) if k not in here]) or missing
+        _end_now(2, f'hosts: {missing} did not come within {timeout:g} s. See what they wrote; --host-timeout waits longer.')
+
+    if notes is not None:
+        notes.mkdir(parents=True, exist_ok=True)
+        (notes / str(index)).write_text(str(began))
+    timer = threading.Timer(timeout, late)
+    timer.daemon = True
+    timer.start()
+    try:
+        yield
+    finally:
+        timer.cancel()
+        if notes is not None:
+            (notes / str(index)).unlink(missing_ok=True)
+            with contextlib.suppress(OSError, ValueError):  # of etils, where others still wait
+                notes.rmdir()
 
 
 class Watch:
@@ -143,11 +176,12 @@ class Watch:
 
     Args:
       hosts: of the run.
+      name: of the program, for a message that it ends with.
       end: what to do with an exit status and a message; ends the process unless a test says otherwise.
     """
 
-    def __init__(self, hosts: Hosts, end: Callable[[int, str], Any] | None = None):
-        self._hosts, self._end = hosts, end or _end_now
+    def __init__(self, hosts: Hosts, name: str = 'jtl', end: Callable[[int, str], Any] | None = None):
+        self._hosts, self._name, self._end = hosts, name, end or _end_now
         self._over = threading.Event()
         self._thread = threading.Thread(target=self._look, daemon=True, name='jtl-hosts')
 
@@ -159,12 +193,14 @@ class Watch:
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: Any) -> None:
         if self._hosts.count == 1:
             return
-        if isinstance(error, jax.errors.JaxRuntimeError):  # most likely a collective whose other end is gone: the thread will say which
+        if error is not None and _of_runtime(error):  # most likely a collective whose other end is gone: the thread will say which
             print(f'hosts: {_brief(error)}', file=sys.stderr, flush=True)
             self._thread.join(1.5 * self._hosts.timeout)
         self._over.set()
         if isinstance(error, UserError):
             self._tell(f'failed: {error}')
+            self._linger()
+            self._end(2, f'{self._name}: {error}')  # JAX, at its own end, waits for hosts that have ended, and aborts
         elif isinstance(error, SystemExit):
             self._tell('left')
         else:
@@ -187,6 +223,17 @@ class Watch:
             if lost and not self._over.wait(2 * pause):  # where all failed alike, each says so itself
                 self._end(lost[0], f'hosts: {lost[1]}')
                 return
+
+    def _linger(self) -> None:
+        """Return when the others have had time to read what this host told, or have ended too; the first last, for it keeps the table."""
+        limit = time.monotonic() + 4 * min(2.0, self._hosts.timeout / 10)
+        with contextlib.suppress(jax.errors.JaxRuntimeError):
+            while time.monotonic() < limit:
+                told = dict(_client().key_value_dir_get('jtl/beat')).values()
+                if sum(value.startswith(('failed', 'left')) for value in told) == self._hosts.count:
+                    break
+                time.sleep(0.2)
+        time.sleep(2.0 if self._hosts.first else 0.0)
 
     def _tell(self, text: str) -> None:
         _client().key_value_set(f'jtl/beat/{self._hosts.index}', text, allow_overwrite=True)
@@ -218,6 +265,12 @@ def whole(leaf: Any) -> np.ndarray:
     return np.asarray(process_allgather(leaf, tiled=True))
 
 
+def _of_runtime(error: BaseException) -> bool:
+    """Whether an error comes from XLA's runtime; on CPUs it may be a ValueError that begins with the runtime's word for it."""
+    status = r'(UNKNOWN|UNAVAILABLE|INTERNAL|ABORTED|DEADLINE_EXCEEDED|FAILED_PRECONDITION): '
+    return isinstance(error, jax.errors.JaxRuntimeError) or (isinstance(error, ValueError) and bool(re.match(status, str(error))))
+
+
 def _client() -> Any:
     from jax._src import distributed  # JAX offers its table of strings under no public name; Orbax takes it from here too
 
@@ -231,7 +284,7 @@ def _end_now(status: int, text: str) -> NoReturn:
 
 
 def _named(indices: list[int]) -> str:
-    return f'host{"s" if len(indices) > 1 else ""} {", ".join(map(str, indices))}'
+    return f'host{"s" if len(indices) > 1 else ""} {", ".join(map(str, indices))}' if indices else ''
 
 
 def _brief(error: BaseException) -> str:

@@ -113,6 +113,11 @@ def _put_rows(value: np.ndarray, sharding: NamedSharding, parts: int, blocks: np
     return jax.make_array_from_callback((rows * parts, *value.shape[1:]), sharding, part)
 
 
+def put_whole(tree: Any, mesh: Mesh) -> Any:
+    """Small host arrays, the same on every process, as global ones on every device. (`jax.device_put` compares them between the processes.)"""
+    return jax.tree.map(lambda value: put_leaf(np.asarray(value), replicated(mesh)), tree)
+
+
 def put_leaf(value: np.ndarray, sharding: NamedSharding) -> jax.Array:
     """A host array as a global one; each device receives its part alone."""
     return jax.make_array_from_callback(value.shape, sharding, lambda index: value[index])

@@ -14,6 +14,7 @@ import jax
 from jtl.errors import UserError
 from jtl.optim import learning_rates
 from jtl.parallel.hosts import ONE, Hosts
+from jtl.parallel.mesh import put_whole
 from jtl.train.evaluation import evaluate
 from jtl.train.files import RunFiles, RunLog, summary
 from jtl.train.parts import batches, training_step
@@ -75,7 +76,7 @@ def train(
                     _check_finite(state, phase.name, at)
                 if due['log']:
                     log.train_row(_train_row(state, experiment, at), config['batch_size'])
-                    state = state.replace(window=jax.device_put(empty_window(), state.step.sharding))
+                    state = state.replace(window=put_whole(empty_window(), experiment.mesh))
                 if due['eval']:
                     at = _validate(predict(phase.task), settle, merged(frozen, state, averaged=True), experiment, store, log, at)
                     log.restart_clock(at.total)

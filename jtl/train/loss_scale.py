@@ -9,6 +9,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 FIRST = 2.0**15
 PATIENCE = 2000
@@ -17,9 +18,9 @@ LossScale = Mapping[str, Any]
 """`scale` () float32, `good` () int32: steps since it last changed. Empty where nothing is scaled."""
 
 
-def initial() -> dict[str, jax.Array]:
-    """The scale of the first step of a phase."""
-    return {'scale': jnp.full((), FIRST), 'good': jnp.zeros((), jnp.int32)}
+def initial() -> dict[str, np.ndarray]:
+    """The scale of the first step of a phase, on the host."""
+    return {'scale': np.full((), FIRST, np.float32), 'good': np.zeros((), np.int32)}
 
 
 def unscaled(grads: Any, by: LossScale) -> Any:

@@ -5,10 +5,12 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import struct
 
 from jtl.models.net import Net
 from jtl.opt_state import map_state, migrate, pack
+from jtl.parallel.mesh import put_whole
 from jtl.parallel.placement import Placement
 from jtl.plan import PhasePlan, Plan, phase_optimizer
 from jtl.train import loss_scale
@@ -67,8 +69,8 @@ class Frozen(struct.PyTreeNode):
 
 
 def empty_window() -> Window:
-    """A window over no steps."""
-    return Window(jnp.zeros((), jnp.int32), jnp.zeros(()), jnp.zeros(()), jnp.zeros(()))
+    """A window over no steps, on the host."""
+    return Window(np.zeros((), np.int32), *(np.zeros((), np.float32) for _ in range(3)))
 
 
 def updated_stats(net: Net, phase: PhasePlan) -> list[str]:
@@ -118,8 +120,8 @@ def begin(
     ema = {path: jnp.copy(leaf) for path, leaf in params.items()} if phase.ema else {}
     key = jax.random.key_data(jax.random.key(seed))
     scale = loss_scale.initial() if net.computes_in('float16') else {}
-    first, scale, window, bad, key = jax.device_put(
-        (jnp.zeros((), jnp.int32), scale, empty_window(), jnp.full((), -1, jnp.int32), key), placement.whole
+    first, scale, window, bad, key = put_whole(
+        (np.zeros((), np.int32), scale, empty_window(), np.full((), -1, np.int32), key), placement.mesh
     )
     return frozen, State(first, params, stats, opt_state, ema, scale, window, bad, key), notes
 
