@@ -1,6 +1,6 @@
 """Entity F1 of transformers and PyTorch on CoNLL columns, under the recipe of configs/ner_conll.py: the reference to hold jtl against.
 
-    python tests/benchmarks/torch_token_classification.py DIR MODEL [--seeds 3] [--epochs 5] [--lr 1e-4] [--head-lr 1e-3] [--scratch]
+    python tests/benchmarks/torch_token_classification.py DIR MODEL [--seeds 0 1 2] [--epochs 3] [--lr 1e-4] [--head-lr 1e-3] [--scratch]
 
 DIR holds train.conll, dev.conll and test.conll, MODEL is a folder of a transformers checkpoint with its tokenizer. AdamW (decay 0.01 on
 kernels), clip 1, linear decay, batches of 32 of random sentences; the label of a word is that of its first subword. Prints seqeval's report.
@@ -120,15 +120,15 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument('data', type=Path)
     parser.add_argument('model')
-    parser.add_argument('--seeds', type=int, default=3)
-    parser.add_argument('--epochs', type=int, default=5)
+    parser.add_argument('--seeds', type=int, nargs='+', default=[0, 1, 2])
+    parser.add_argument('--epochs', type=int, default=3)
     parser.add_argument('--lr', type=float, default=1e-4)
     parser.add_argument('--head-lr', type=float, default=1e-3)
     parser.add_argument('--batch', type=int, default=32)
     parser.add_argument('--scratch', action='store_true')
     args = parser.parse_args()
     scores = []
-    for seed in range(args.seeds):
+    for seed in args.seeds:
         score, report = run(args, seed)
         scores.append(score)
         print(report, f'seed {seed}: test F1 {score:.4f}', sep='\n', flush=True)
