@@ -7,9 +7,16 @@
 
 DIR holds train.csv and test.csv with the columns text and category. The argument is the number of examples a class, or 'all'.
 
-Measured on banking77 (customers' questions, PolyAI), 10 examples a class, one seed, test accuracy on 3080 questions, 2 CPU cores shared with
-other work: probe 84.5 %, layerwise 85.3 % (with 20 epochs 85.2 %); scikit-learn's logistic regression on the same features 84.6 %. All
-training data: not measured here.
+Measured on banking77 (customers' questions, PolyAI), test accuracy on 3080 questions. 10 examples a class, 10 epochs, three seeds, each of
+which draws its own 770 questions (--config.seed=K --config.data.seed=K); one CPU core:
+
+    probe       85.2 +- 0.7 %    1:31
+    layerwise   85.9 +- 0.7 %    4:54
+
+layerwise is better with each seed, by 0.72 +- 0.11 points (standard error 0.06). scikit-learn's logistic regression on the same features
+85.2 %. Tried on the first seed's validation and not better: 20 epochs, label smoothing 0.1, averages (EMA 0.98), rates of 2e-4, a head's rate
+of 3e-3, more dropout, lp_ft.
+ALLDATA
 """
 
 from jtl import default_config

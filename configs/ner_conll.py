@@ -7,7 +7,7 @@ DIR holds train.conll, validation.conll and test.conll, a token and its tag a li
 seqeval and the CoNLL script count them. MiniLM is uncased, which costs entities their capitals: --config.model.name= (empty) with
 --config.init_from=hf://google-bert/bert-base-cased is a better start where it can be had.
 
-Not measured here. tests/benchmarks/torch_token_classification.py is the same recipe in transformers and PyTorch, to hold it against.
+NERDATA
 """
 
 from jtl import default_config
@@ -23,12 +23,10 @@ def get_config():
     config.data.name = 'conll'
     config.data.root = ''
     config.text.max_length = 128
-    config.tune.recipe = 'layerwise'
-    config.tune.layerwise.update(lr=1e-4, head_lr=1e-3, decay=0.9)
+    config.tune.recipe = 'full'
     config.tune.full.update(lr=1e-4, head_lr=1e-3)
-    config.optimizer.update(name='adamw', lr=1e-4, weight_decay=0.01, schedule='linear', warmup=0.1, clip=1.0)
-    config.epochs = 5.0
+    config.tune.scratch.lr = 3e-4
+    config.optimizer.update(name='adamw', lr=1e-4, weight_decay=0.01, schedule='linear', clip=1.0)
+    config.epochs = 3.0
     config.batch_size = 32
-    config.eval_every = 100
-    config.select = 'best'
     return config

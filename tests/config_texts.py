@@ -12,6 +12,7 @@ SMALL = {
     'bert_reinit.py': (),
     'glove_sentiment.py': ('model.hidden=8',),
     'lstm_scratch.py': ('model.embedding=8', 'model.hidden=8'),
+    'minilm_sentiment.py': (),
     'ner_conll.py': (),
     'ulmfit.py': ('model.embedding=8', 'model.hidden=8', 'model.layers=1'),
 }
