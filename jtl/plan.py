@@ -42,7 +42,7 @@ class LeafPlan:
       status: 'loaded', 'renamed', 'adapted' or 'new'.
       source: the checkpoint's key, '' for a new leaf.
       how: what is done to it on the way ('transpose(2, 3, 1, 0)').
-      sharding: its placement.
+      sharding: its placement, see `jtl.parallel.placement.spec_text`.
     """
 
     path: str
@@ -52,7 +52,7 @@ class LeafPlan:
     status: str
     source: str = ''
     how: str = ''
-    sharding: str = 'replicated'
+    sharding: str = 'whole'
 
     @property
     def size(self) -> int:

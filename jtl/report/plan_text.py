@@ -53,17 +53,20 @@ def _leaves(plan: Mapping[str, Any]) -> str:
     def alike(leaf: Mapping[str, Any]) -> tuple[Any, ...]:
         return (tuple(leaf['shape']), leaf['dtype'], leaf['status'], leaf['how'], tuple(leaf['groups']), leaf['sharding'])
 
-    rows = []
+    rows, split = [], any(leaf['sharding'] != 'whole' for leaf in leaves.values())
     for pattern, paths in collapse(list(leaves), [alike(leaf) for leaf in leaves.values()]):
         leaf = leaves[paths[0]]
         sources = [leaves[path]['source'] for path in paths if leaves[path]['source']]
         origin = collapse(sources)[0][0] if sources else ''
         shape = 'x'.join(map(str, leaf['shape'])) or 'scalar'
         what = f'{leaf["status"]}: {leaf["how"]}' if leaf['how'] else leaf['status']
-        rows.append([pattern, shape, leaf['dtype'], what, origin, ' > '.join(dict.fromkeys(leaf['groups']))])
+        rows.append(
+            [pattern, shape, leaf['dtype'], what, origin, ' > '.join(dict.fromkeys(leaf['groups'])), *([leaf['sharding']] if split else [])]
+        )
     present = {leaf['status'] for leaf in leaves.values()}
     legend = [f'{status}: {meaning}.' for status, meaning in STATUSES.items() if status in present]
-    return '\n'.join([text_table(['leaf', 'shape', 'dtype', 'start', 'from', 'group in each phase'], rows), *legend])
+    heads = ['leaf', 'shape', 'dtype', 'start', 'from', 'group in each phase', *(['split over'] if split else [])]
+    return '\n'.join([text_table(heads, rows), *legend])
 
 
 def _rules(plan: Mapping[str, Any]) -> str:

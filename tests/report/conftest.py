@@ -33,7 +33,7 @@ def make_plan(phases=('probe', 'top', 'full'), head=10):
                 'status': status,
                 'source': '' if status == 'new' else path.replace('/', '.'),
                 'how': 'transpose(2, 3, 1, 0)' if status == 'adapted' else '',
-                'sharding': 'replicated',
+                'sharding': 'whole',
                 'groups': groups,
                 'lr': [rate.get(g, 0.0) for g in groups],
                 'decay': [0.0] * len(phases),

@@ -13,7 +13,7 @@ def leaf(path, size, status='new', source='', groups=('head',)):
         'status': status,
         'source': source,
         'how': '',
-        'sharding': 'replicated',
+        'sharding': 'whole',
         'groups': list(groups),
         'lr': [0.1],
         'decay': [0.0],
@@ -54,3 +54,13 @@ def test_repeated_layers_are_one_row_and_statuses_are_explained():
     assert not any('never' in r.split() for r in rows if 'recipe' in r)
     assert '87 parameters: 3 train in some phase, 84 never.' in text
     assert '12 renamed, 1 new.' in text
+
+
+def test_where_leaves_are_split_is_a_column_where_any_is():
+    totals = dict.fromkeys(('parameters', 'trainable', 'frozen', 'statistics', 'bytes', 'loaded', 'renamed', 'adapted', 'new'), 0)
+    leaves = [leaf('backbone/kernel', 8), leaf('heads/main/bias', 3)]
+    plan = {'notes': [], 'phases': [], 'leaves': leaves, 'rules': [], 'ignored': [], 'totals': totals}
+    assert 'split over' not in plan_text(plan)
+    split = {**plan, 'leaves': [{**leaves[0], 'sharding': 'fsdp'}, leaves[1]]}
+    rows = plan_text(split).splitlines()
+    assert [row.split()[-1] for row in rows if row.startswith(('leaf', 'backbone/', 'heads/'))] == ['over', 'fsdp', 'whole']
