@@ -9,8 +9,9 @@ from pathlib import Path
 import jax
 import numpy as np
 
-sys.path.insert(0, str(Path(__file__).parents[1] / 'train'))
+sys.path[:0] = [str(Path(__file__).parents[1] / 'train'), str(Path(__file__).parents[1])]
 import on_devices
+import test_resume
 import texts
 import tiny
 
@@ -102,11 +103,41 @@ def sent(make, mesh):
     }
 
 
+def gone_on(folder):
+    """A run that is stopped twice and goes on under another mesh each time: its leaves at the end against those of a run without a break."""
+    model = {'name': 'convnet', 'image_size': 8, 'channels': (8,), 'dense': (16,), 'batch_norm': True, 'dropout': 0.1}
+    optimizer = {'name': 'adamw', 'lr': 0.02, 'ema': 0.8}
+    found, splits = {}, []
+    for name, meshes in (
+        ('whole', [MESHES['data 8']]),
+        ('broken', [MESHES['fsdp 8'], MESHES['fsdp 4 x tensor 2'], MESHES['data 2 x fsdp 4']]),
+    ):
+        where = test_resume.files(folder, name)
+        for k, mesh in enumerate(meshes):
+            plain = {**test_resume.config(optimizer=optimizer), 'model': model, 'mesh': mesh, 'checkpoint_every': 3}
+            splits.append(sum(map(bool, jtl.build(plain, data=test_resume.data()).placement.specs['backbone/dense_0/dense/kernel'])))
+            try:
+                found[name] = test_resume.go(where, plain, stop_after=1 if k < len(meshes) - 1 else None)
+            except test_resume.Break:
+                continue
+    (one, at), (other, position) = found['whole'], found['broken']
+    return {
+        'at': at == position,
+        'split': splits,
+        'off': max(float(np.abs(one[path] - other[path]).max()) for path in one),
+        'leaves': len(one),
+    }
+
+
 def main():
     assert len(jax.devices()) == 8
     jax.config.update('jax_disable_most_optimizations', True)
     result = {}
     for case in sys.argv[1:]:
+        if case == 'gone on':
+            with tempfile.TemporaryDirectory() as folder:
+                result[case] = gone_on(Path(folder))
+            continue
         kind, recipe, optimizer, *what = case.split('/')
         make = partial({'image': image, 'text': text}[kind], recipe, optimizer)
         result[case] = {name: sent(make, MESHES[name]) for name in what} if what else against_one(make)

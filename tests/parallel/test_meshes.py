@@ -56,6 +56,13 @@ def test_every_mesh_trains_as_one_device_does_with_adam():
     assert max(found['fsdp 8']['params'][path] for path in EXACTLY_ZERO) > 1e-4  # they do move
 
 
+@pytest.mark.slow
+def test_a_run_goes_on_under_any_mesh():
+    """With moments, averages and statistics; a checkpoint holds no word of the mesh that wrote it."""
+    found = on_eight('gone on')['gone on']
+    assert found['at'] and found['split'] == [0, 1, 1, 1] and found['leaves'] > 8 and found['off'] < 1e-4
+
+
 def of_kind(sent, kind):
     return sum(size for name, size in sent['found'] if name == kind)
 

@@ -350,3 +350,15 @@ def test_penalties_that_pull_to_the_loaded_values_survive(tmp_path):
     ours, position = go(where, plain)
     assert same(ours, leaves) and position == at and rows(where) == rows(files(tmp_path, 'whole'))
     assert all('train/penalty' in row for row in rows(where) if 'train/loss' in row)
+
+
+def test_the_loss_scale_of_float16_goes_on(tmp_path):
+    half = config(precision=(('.*', {'compute': 'float16'}),), eval_every=5, checkpoint_every=4)
+    leaves, _ = go(files(tmp_path, 'whole'), half)
+    where = files(tmp_path)
+    with pytest.raises(Break):
+        go(where, half, stop_after=1)
+    with contextlib.closing(RunStore(where, build(half, data=data()))) as store:
+        _, state, at = store.start_or_resume()
+    assert at.total == 4 and (float(state.loss_scale['scale']), int(state.loss_scale['good'])) == (2.0**15, 4)
+    assert same(go(where, half)[0], leaves)
