@@ -9,7 +9,8 @@ from pathlib import Path
 import jax
 import numpy as np
 
-sys.path[:0] = [str(Path(__file__).parents[1] / 'train'), str(Path(__file__).parents[1])]
+sys.path.insert(0, str(Path(__file__).parents[1]))
+sys.path.insert(0, str(Path(__file__).parents[1] / 'train'))
 import on_devices
 import test_resume
 import texts
