@@ -13,9 +13,10 @@ Otherwise than there: the head is linear (a hidden layer of ReLUs at the rates o
 prevents); the net is smaller; a text is read from its own start, not as a stretch of the whole corpus; one direction and one net,
 no ensemble.
 
-Not measured here. Howard and Ruder's abstract: with 100 labelled examples it matches training from scratch on 100 times as many.
-What was seen on sentence_polarity: a language model of 7,678 sentences came to a perplexity of 135 on validation
-after 700 steps.
+Measured on sentence_polarity (10,662 sentences of film reviews, Pang and Lee 2005), test accuracy on 2132 sentences, 200 labels, one seed, on
+one CPU core: 58.3 % in 11 minutes, and without a language model 59.8 % in 2 minutes, so nothing is gained. Its language model had the 7678
+sentences of training alone (perplexity 109 on validation), without general text, which is where Howard and Ruder's gain comes from: they
+report that 100 labelled examples with it match training from scratch on 100 times as many.
 """
 
 from jtl import default_config

@@ -1,5 +1,6 @@
 """What is wrong with a data set, found before anything is compiled."""
 
+import json
 import os
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -10,9 +11,12 @@ import numpy as np
 from jtl.data.base import Data, Split, UnreadableError, content_digest
 from jtl.data.select import drop, label_counts
 from jtl.errors import UserError
+from jtl.parallel.hosts import ONE, Hosts
 
 NAMED = 10
 """How many of a kind of finding are named one by one."""
+
+_TOLD = 20_000  # examples that hosts tell each other of at a time: a megabyte
 
 
 @dataclass(frozen=True)
@@ -66,7 +70,7 @@ class Preflight:
         return [line.rstrip() for remark in said for line in remark.splitlines()]
 
 
-def preflight(data: Data, *, max_unreadable: int = 0, limit: int = 20_000) -> Preflight:
+def preflight(data: Data, *, max_unreadable: int = 0, limit: int = 20_000, hosts: Hosts = ONE) -> Preflight:
     """Open the examples once: which cannot be read, which occur in two splits, which classes lack examples.
 
     Args:
@@ -74,6 +78,7 @@ def preflight(data: Data, *, max_unreadable: int = 0, limit: int = 20_000) -> Pr
       max_unreadable: so many unreadable examples are left out and named; more are an error.
       limit: of each split at most so many are opened, evenly spread over it; the result says so. With `max_unreadable` above 0
         all are, for one that was not looked at cannot be left out.
+      hosts: of the run, each of which calls this, opens its share and tells the others.
 
     Raises:
       UserError: more unreadable examples than allowed, or a training split that lacks every example.
@@ -86,7 +91,7 @@ def preflight(data: Data, *, max_unreadable: int = 0, limit: int = 20_000) -> Pr
     for name, split in data.splits.items():
         indices = _spread(len(split), len(split) if max_unreadable else limit)
         checked[name] = len(indices)
-        for index, found in zip(indices.tolist(), _open_all(split, indices), strict=True):
+        for index, found in zip(indices.tolist(), _open_all(split, indices, hosts), strict=True):
             if isinstance(found, UnreadableError):
                 bad.setdefault(name, []).append(index)
                 messages.append(str(found))
@@ -124,7 +129,19 @@ def _spread(n: int, limit: int) -> np.ndarray:
     return np.arange(n) if n <= limit else np.linspace(0, n - 1, limit).astype(np.int64)
 
 
-def _open_all(split: Split, indices: np.ndarray) -> list[bytes | UnreadableError]:
+def _open_all(split: Split, indices: np.ndarray, hosts: Hosts) -> list[bytes | UnreadableError]:
+    """The digest of each example, or why it cannot be read; hosts take turns at the examples."""
+    found: list[bytes | UnreadableError] = []
+    for first in range(0, len(indices), _TOLD) if hosts.count > 1 else ():
+        part = indices[first : first + _TOLD]
+        mine = [one.hex() if isinstance(one, bytes) else [str(one)] for one in _open(split, part[hosts.index :: hosts.count])]
+        told = [json.loads(text) for text in hosts.exchange('what their examples hold', json.dumps(mine))]
+        turns = [told[k % hosts.count][k // hosts.count] for k in range(len(part))]
+        found += [bytes.fromhex(one) if isinstance(one, str) else UnreadableError(one[0]) for one in turns]
+    return found if hosts.count > 1 else _open(split, indices)
+
+
+def _open(split: Split, indices: np.ndarray) -> list[bytes | UnreadableError]:
     def one(index: int) -> bytes | UnreadableError:
         try:
             return content_digest(split.examples, index)

@@ -53,7 +53,11 @@ def run(config: Any, workdir: str, *, data: Data | None = None, say: Callable[[s
     files, say = run_files(workdir), say if hosts.first else lambda line: None
     stored = plan_going_on(files, checked(config))
     experiment = build(config, data=data, stored=stored)
-    looked_at = {name: preflight(of, max_unreadable=experiment.section(name)['max_unreadable']) for name, of in experiment.sources.items()}
+    hosts.agree(_facts(experiment, files))
+    looked_at = {
+        name: preflight(of, max_unreadable=experiment.section(name)['max_unreadable'], hosts=hosts)
+        for name, of in experiment.sources.items()
+    }
     found = looked_at['']
     if any(source.unreadable for source in looked_at.values()):  # without them: splits and steps count what is left
         experiment = build(config, sources={name: source.data for name, source in looked_at.items()}, stored=stored)
@@ -63,7 +67,6 @@ def run(config: Any, workdir: str, *, data: Data | None = None, say: Callable[[s
         say(f'config.sources.{name}:\n{looked_at[name].text()}')
     if experiment.adaptation is not None:
         say(load_text(experiment.adaptation))
-    hosts.agree(_facts(experiment, files))
     with alone(files) if hosts.first else nullcontext(), closing(RunStore(files, experiment, hosts, say)) as store:
         if files.result.exists() and store.finished():
             say(f'{files.root}: this run is finished. Go on with --extend=STEPS, or give another --workdir.')

@@ -13,6 +13,8 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file
 
+from jtl.data.base import Data, Split, UnreadableError
+from jtl.data.preflight import preflight
 from jtl.errors import UserError
 from jtl.parallel.hosts import AGAIN, ONE, Watch, join, lost_hosts, whole
 
@@ -208,3 +210,44 @@ def test_why_a_run_cannot_go_on():
     status, text = lost_hosts({**well, '1': ('9', 90.0), '3': ('', 85.0)}, 101.0, 10.0)
     assert status == AGAIN and text.startswith('hosts 1, 3 of 4 did not answer for 10 s.')
     assert lost_hosts({**well, '1': ('failed: no such file', 100.5)}, 101.0, 10.0) == (2, 'host 1 failed: no such file')
+
+
+class InTurn:
+    """Stands in for a host among several that run one after the other: what each tells is kept, and told to the last."""
+
+    def __init__(self, count, index, told):
+        self.count, self.index, self.told = count, index, told
+
+    def exchange(self, what, text):
+        self.told.setdefault(self.index, []).append(text)
+        place = len(self.told[self.index]) - 1
+        return [self.told[k][place] if k in self.told else json.dumps([['?']] * 100) for k in range(self.count)]
+
+
+def test_hosts_open_each_a_share_of_the_examples_and_find_what_one_finds():
+    class Pictures:
+        def __len__(self):
+            return 11
+
+        def __getitem__(self, index):
+            opened.append(index)
+            if index == 4:
+                raise UnreadableError('picture 4: no picture')
+            return {'image': np.full((2, 2, 1), index % 9, np.uint8)}
+
+    def split():
+        return Split(Pictures(), np.zeros(11, np.int32), name_of=lambda i: f'picture {i}')
+
+    opened = []
+    data = Data({'train': split(), 'test': split()}, ('a',))
+    alone = preflight(data, max_unreadable=2)
+    assert sorted(opened) == sorted([*range(11)] * 2) and len(alone.duplicates) == 10 and len(alone.unreadable) == 2
+    told = {}
+    for index in range(3):
+        opened.clear()
+        try:
+            found = preflight(data, max_unreadable=2, hosts=InTurn(3, index, told))
+        except UserError:  # the first two do not hear of all
+            assert index < 2
+        assert set(opened) == {k for k in range(11) if k % 3 == index}
+    assert found.text() == alone.text()
