@@ -33,10 +33,11 @@ def run(args: argparse.Namespace, rest: Sequence[str]) -> int:
         os.environ['JAX_PLATFORMS'] = 'cpu'
     prepare_jax()
     if args.topology:
-        from jtl.train.ahead import ahead, ahead_text, search
+        from jtl.train.ahead import ahead, ahead_text, search, search_text
 
         found = search(config, args.topology, partial(print, file=sys.stderr)) if args.search else ahead(config, args.topology)
-        print(json.dumps([one.to_json() for one in found], indent=1) if args.json else ahead_text(found))
+        table = search_text if args.search else ahead_text
+        print(json.dumps([one.to_json() for one in found], indent=1) if args.json else table(found))
         return 0
     from jtl.report.plan_text import plan_text
     from jtl.train.setup import build

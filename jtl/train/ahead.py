@@ -189,7 +189,7 @@ def search(config: Any, topology: str, say: Any = print) -> list[Ahead]:
 def ahead_text(found: Sequence[Ahead]) -> str:
     """A table for people, a column for each step, and what its figures mean."""
     rows = [
-        ['mesh', *(' x '.join(f'{axis} {n}' for axis, n in one.mesh.items()) or '1 chip' for one in found)],
+        ['mesh', *(_mesh(one) for one in found)],
         ['batch', *(f'{one.batch_size:,}' for one in found)],
         ['fits', *(f'{"yes" if one.fits else "no"}, {one.peak / one.memory:.0%} of {size(one.memory)}' for one in found)],
     ]
@@ -205,12 +205,35 @@ def ahead_text(found: Sequence[Ahead]) -> str:
     rows.append(['examples/s at most', *(count(round(one.throughput)) for one in found)])
     rows.append(['compiled in', *(f'{one.compile_seconds:.0f} s' for one in found)])
     heads = ['a chip, a step', *(one.phase for one in found)]
-    sources = sorted({CHIPS[parse_topology(one.topology)[0]].source for one in found})
-    notes = [
-        f'{", ".join(sorted({one.topology for one in found}))}. Peaks: {"; ".join(sources)}.',
-        'temporary: gradients, activations, gathered parameters. The bounds take peaks that no program reaches; nothing was run.',
+    return '\n'.join([text_table(heads, rows), 'temporary: gradients, activations, gathered parameters.', _sources(found)])
+
+
+def search_text(found: Sequence[Ahead]) -> str:
+    """A table for people, a row for each mesh and batch size, in their order."""
+    rows = [
+        [
+            _mesh(one),
+            f'{one.batch_size:,}',
+            'yes' if one.fits else 'no',
+            f'{one.peak / one.memory:.0%}',
+            f'{1e3 * one.seconds:.2f} ms',
+            max(one.bounds, key=lambda name: one.bounds[name]),
+            count(round(one.throughput)),
+        ]
+        for one in found
     ]
-    return '\n'.join([text_table(heads, rows), *notes])
+    return '\n'.join(
+        [text_table(['mesh', 'batch', 'fits', 'memory', 'a step at least', 'bound by', 'examples/s at most'], rows), _sources(found)]
+    )
+
+
+def _mesh(one: Ahead) -> str:
+    return ' x '.join(f'{axis} {n}' for axis, n in one.mesh.items()) or '1 chip'
+
+
+def _sources(found: Sequence[Ahead]) -> str:
+    sources = sorted({f'{one.topology}: {CHIPS[parse_topology(one.topology)[0]].source}' for one in found})
+    return f'{"; ".join(sources)}. The bounds take peaks that no program reaches; nothing was run.'
 
 
 def _by_kind(collectives: Sequence[Collective]) -> dict[str, float]:

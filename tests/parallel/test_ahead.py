@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import subprocess
 import sys
 import tempfile
@@ -94,6 +95,16 @@ def test_a_probe_of_a_vit_sends_the_gradients_of_its_head():
     assert set(found['sent']) == {'all-reduce over data'}
     ring = 2 * (CHIPS - 1) / CHIPS
     assert 4 * head * ring <= found['sent']['all-reduce over data'] <= (4 * head + 256) * ring
+
+
+def test_meshes_are_ranked():
+    """Of four chips: data, fsdp, and fsdp with tensor, each with three batch sizes."""
+    done = plan(VIT.replace('2, 2\n', '1, 2\n', 1), '--topology=v5e:2x2', '--search')
+    assert done.returncode == 0, done.stderr[-3000:]
+    rows = [re.split(r' {2,}', line.strip()) for line in done.stdout.splitlines() if line.startswith(('data ', 'fsdp '))]
+    assert {row[0] for row in rows} == {'data 4', 'fsdp 4', 'fsdp 2 x tensor 2'} and {row[1] for row in rows} == {'32', '64', '128'}
+    assert len(rows) == 9 and all(row[2] == 'yes' for row in rows)
+    assert len([line for line in done.stderr.splitlines() if 'compiled in' in line]) == 9
 
 
 def test_a_batch_that_does_not_divide_and_a_slice_that_is_none():
