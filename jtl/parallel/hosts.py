@@ -51,6 +51,8 @@ class Hosts:
     def exchange(self, what: str, text: str) -> list[str]:
         """Every host's text, in the order of hosts. Each calls this the same number of times, in the same order.
 
+        One that is slow but alive, as its `Watch` tells, is waited for.
+
         Args:
           what: is exchanged, for messages.
           text: of this host.
@@ -60,14 +62,13 @@ class Hosts:
         """
         if self.count == 1:
             return [text]
-        client, place = _client(), f'jtl/exchange/{next(self._calls)}'
-        client.key_value_set(f'{place}/{self.index}', text)
-        end, found = time.monotonic() + self.timeout, {}
+        place = f'jtl/exchange/{next(self._calls)}'
+        _client().key_value_set(f'{place}/{self.index}', text)
+        found: dict[int, str] = {}
         for index in range(self.count):
-            try:
-                found[index] = client.blocking_key_value_get(f'{place}/{index}', max(1, round(1000 * (end - time.monotonic()))))
-            except jax.errors.JaxRuntimeError:
-                continue
+            answer = self._answer(f'{place}/{index}', index)
+            if answer is not None:
+                found[index] = answer
         missing = [index for index in range(self.count) if index not in found]
         if missing:
             raise UserError(
@@ -75,6 +76,18 @@ class Hosts:
                 'again; --host-timeout waits longer.'
             )
         return [found[index] for index in range(self.count)]
+
+    def _answer(self, key: str, index: int) -> str | None:
+        """What a host told under a key; None where it told nothing in time, and shows no sign of life."""
+        before = None
+        while True:
+            try:
+                return str(_client().blocking_key_value_get(key, max(1, round(1000 * self.timeout))))
+            except jax.errors.JaxRuntimeError:
+                beat = dict(_client().key_value_dir_get('jtl/beat')).get(f'jtl/beat/{index}', '')
+                if not beat.isdigit() or beat == before:
+                    return None
+                before = beat
 
     def agree(self, facts: Mapping[str, Any]) -> None:
         """Return where all hosts know the same.
@@ -149,7 +162,7 @@ def _waiting(known: Mapping[str, Any], timeout: float, place: str) -> Iterator[N
     def late() -> None:
         missing = 'some of them'
         if notes is not None and count:
-            here = {int(path.name) for path in notes.iterdir() if float(path.read_text()) > began - timeout}
+            here = {int(path.name) for path in notes.iterdir() if float(path.read_text()) > began - timeout} if notes.exists() else set()
             missing = _named([k for k in range(count) if k not in here]) or missing
         _end_now(2, f'hosts: {missing} did not come within {timeout:g} s. See what they wrote; --host-timeout waits longer.')
 

@@ -9,6 +9,7 @@ import sys
 import time
 from pathlib import Path
 
+import jax
 import numpy as np
 import pytest
 from safetensors.numpy import load_file
@@ -16,7 +17,7 @@ from safetensors.numpy import load_file
 from jtl.data.base import Data, Split, UnreadableError
 from jtl.data.preflight import preflight
 from jtl.errors import UserError
-from jtl.parallel.hosts import AGAIN, ONE, Watch, join, lost_hosts, whole
+from jtl.parallel.hosts import AGAIN, ONE, Hosts, Watch, join, lost_hosts, whole
 
 sys.path.insert(0, str(Path(__file__).parents[1] / 'launch'))
 from loaded import LAUNCH, load
@@ -251,3 +252,40 @@ def test_hosts_open_each_a_share_of_the_examples_and_find_what_one_finds():
             assert index < 2
         assert set(opened) == {k for k in range(11) if k % 3 == index}
     assert found.text() == alone.text()
+
+
+class Table:
+    """Stands in for JAX's table of strings, in which another host beats as it is told."""
+
+    def __init__(self, answers_after, beats):
+        self.asked, self.answers_after, self.beats, self.held = 0, answers_after, beats, {}
+
+    def key_value_set(self, key, text):
+        self.held[key] = text
+
+    def blocking_key_value_get(self, key, milliseconds):
+        if key in self.held:
+            return self.held[key]
+        self.asked += 1
+        if self.asked > self.answers_after:
+            return 'here'
+        raise jax.errors.JaxRuntimeError('DEADLINE_EXCEEDED')
+
+    def key_value_dir_get(self, key):
+        beat = self.beats[min(self.asked, len(self.beats)) - 1]
+        return [(f'{key}/1', beat)] if beat else []
+
+
+@pytest.mark.parametrize(
+    ('answers_after', 'beats', 'answered'),
+    [(0, [''], True), (3, ['4', '9', '14'], True), (3, ['4', '4', '4'], False), (1, [''], False), (2, ['4', 'failed: no file'], False)],
+)
+def test_a_host_that_is_slow_but_alive_is_waited_for(answers_after, beats, answered, monkeypatch):
+    table = Table(answers_after, beats)
+    monkeypatch.setattr('jtl.parallel.hosts._client', lambda: table)
+    hosts = Hosts(count=2, index=0, timeout=0.001)
+    if answered:
+        assert hosts.exchange('a word', 'mine') == ['mine', 'here']
+    else:
+        with pytest.raises(UserError, match=r'^hosts: host 1 of 2 did not answer within 0\.001 s \(a word\)\.'):
+            hosts.exchange('a word', 'mine')
