@@ -22,7 +22,7 @@ TASKS = {
     'causal_lm': 'jtl.tasks.causal_lm:causal_lm',
 }
 
-_FROM_DATA = ('labels', 'target_shape', 'class_counts', 'text')  # what the data say, never the config
+_FROM_DATA = ('labels', 'target_shape', 'class_counts', 'text', 'examples')  # what the data say, never the config
 
 
 def build_task(
@@ -31,22 +31,25 @@ def build_task(
     target_shape: tuple[int, ...] | None = None,
     class_counts: Sequence[int] | None = None,
     text: TextPreprocessing | None = None,
+    examples: int | None = None,
 ) -> Task:
     """The task that a config's `task` section describes.
 
     >>> build_task({'name': 'classification', 'label_smoothing': 0.1}, ['cat', 'dog'], ()).labels
     ('cat', 'dog')
 
-    A task function is called as `function(labels=..., target_shape=..., class_counts=..., text=..., **options)`, without those but the
-    first that it does not declare.
+    A task function is called as `function(labels=..., target_shape=..., class_counts=..., text=..., examples=..., **options)`, without those
+    but the first that it does not declare.
 
     Args:
       section: `name` (one of `TASKS`, `package.module:function` or `path/to/file.py:function`) and options of that function.
       labels: class (or output) names in output order; empty for values without names.
       target_shape: the shape of one example's target, `data.splits['train'].targets.shape[1:]`; None where there are no data (a
         bundle), and `labels` are those of the task that was trained.
-      class_counts: training examples of each class, in the order of `labels`; None where there are no data or no classes.
+      class_counts: training examples (words, where these have tags) of each class, in the order of `labels`; None where there are no data or no
+        classes.
       text: how the data's texts are read (its ids are what a language model predicts); None for pictures.
+      examples: how many there are to train on; None where there are no data.
 
     Raises:
       UserError: no or an unknown name, an option the function does not declare (with the nearest that it does), a bad value, or
@@ -66,7 +69,7 @@ def build_task(
         for key in options:
             if key not in known:
                 raise UserError(f'task.{key}: the task {name!r} has no option {key!r}. {did_you_mean(key, known)}'.rstrip())
-    for key, value in (('target_shape', target_shape), ('class_counts', class_counts), ('text', text)):
+    for key, value in (('target_shape', target_shape), ('class_counts', class_counts), ('text', text), ('examples', examples)):
         if key in declared:
             options[key] = value
     task = function(labels=tuple(labels), **options)

@@ -8,7 +8,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float
+from jaxtyping import Array, Bool, Float
 
 from jtl.errors import UserError
 from jtl.models.base import EVAL, Features, Mode
@@ -22,6 +22,8 @@ def token_classification(
     *,
     labels: Sequence[str],
     target_shape: tuple[int, ...] | None = None,
+    class_counts: Sequence[int] | None = None,
+    examples: int | None = None,
     scheme: str = 'auto',
     dropout: float = 0.0,
     zero_init: bool = True,
@@ -30,11 +32,13 @@ def token_classification(
     """Softmax cross-entropy over K tags for each word, read from the word's first token (Devlin et al. 2019); figures are of whole entities.
 
     Targets are (B, W) tag numbers, -1 where there is no word. Words that the maximum length cuts off count as predicted 'O' in all figures
-    but the loss, which is over the words that the net sees.
+    but the loss, which is over the words that the net sees: each sentence's is the mean over its words. In training every word counts alike,
+    in a short sentence or a long one, as where the words of a batch are averaged together; batches here are of sentences of one length.
 
     Args:
       labels: tag names in the order of tag numbers, 'O' among them.
       target_shape: the shape of one example's target, which must be `(W,)`; None: unknown.
+      class_counts, examples: training words of each tag, and training sentences; None: unknown, then nothing is trained.
       scheme: how entities are written in tags, 'iob1', 'iob2', 'bilou', 'io', or 'auto'; see `jtl.tasks.entities.read_tags`. Training
         is on the tags as they are.
       dropout, zero_init, param_dtype: see `TokenHead`.
@@ -66,6 +70,7 @@ def token_classification(
         primary='f1',
         maximize=True,
         labels=tags.labels,
+        weight=partial(word_weight, mean=sum(class_counts) / examples) if class_counts and examples else None,
         inputs={'word_starts': jax.ShapeDtypeStruct(target_shape or (1,), jnp.int32)},
         notes=(f'tags: read as {tags.scheme.upper()}{" (task.scheme)" if scheme == "auto" else ""}.',),
     )
@@ -111,11 +116,20 @@ class TokenHead(nn.Module):
 
 def word_cross_entropy(outputs: Float[Array, 'b w k'], batch: Batch) -> Float[Array, ' b']:
     """-log p of the tag in nats, averaged over the words of each example that have a label and that the net sees; 0 without any."""
-    labels = batch['label'].astype(jnp.int32)
-    seen = (labels >= 0) & (batch['word_starts'] >= 0)
+    labels, seen = batch['label'].astype(jnp.int32), _seen(batch)
     log_p = jax.nn.log_softmax(outputs.astype(jnp.float32))
     of_target = jnp.take_along_axis(log_p, jnp.maximum(labels, 0)[..., None], axis=-1)[..., 0]
     return -jnp.where(seen, of_target, 0).sum(axis=1) / jnp.maximum(seen.sum(axis=1), 1)
+
+
+def word_weight(batch: Batch, *, mean: float) -> Float[Array, ' b']:
+    """The words of each example that count in its loss, in multiples of those that a training sentence has on average."""
+    return _seen(batch).sum(axis=1).astype(jnp.float32) / max(mean, 1.0)
+
+
+def _seen(batch: Batch) -> Bool[Array, 'b w']:
+    """Which words have a label and are seen by the net."""
+    return (batch['label'] >= 0) & (batch['word_starts'] >= 0)
 
 
 def everything_outside(train_targets: np.ndarray, targets: np.ndarray, *, tags: Tags) -> dict[str, float]:

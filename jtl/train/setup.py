@@ -203,7 +203,8 @@ def _task_on(name: str, written: Mapping[str, Any], data: Data, text: TextPrepro
     """The task of a head, with the labels and the targets of these data."""
     section = configs.frozen({key: value for key, value in written.items() if key != 'data' or name == HEAD})
     with within(f'config.tasks.{name}' if name != HEAD else ''):
-        return build_task(section, data.labels, data.splits['train'].targets.shape[1:], class_counts(data), text)
+        train = data.splits['train']
+        return build_task(section, data.labels, train.targets.shape[1:], class_counts(data), text, len(train))
 
 
 def check_phases(

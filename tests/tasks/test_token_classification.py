@@ -117,3 +117,15 @@ def test_what_is_refused(section, shape, message):
 def test_features_that_cannot_be_read_are_named():
     with pytest.raises(UserError, match=r'reads `tokens` and `word_starts`, but the features are `pooled` \(2, 4\)'):
         TASK.head.apply({'params': PARAMS}, {'pooled': TOKENS[:, 0]})
+
+
+def test_in_training_every_word_counts_alike():
+    """A batch's mean is the sum over its words, against the eight words of four training sentences."""
+    task = build_task({'name': 'token_classification'}, LABELS, (3,), (5, 2, 1), examples=4)
+    batch = {'word_starts': STARTS, 'label': jnp.array([[1, -1, 2], [0, 1, -1]])}
+    out = outputs()
+    p = np.exp(out) / np.exp(out).sum(-1, keepdims=True)
+    words = [-np.log(p[0, 0, 1]), -np.log(p[0, 2, 2]), -np.log(p[1, 0, 0])]
+    np.testing.assert_allclose(task.training_loss(out, batch).mean(), sum(words) / (2 * 8 / 4), rtol=1e-5)
+    np.testing.assert_allclose(task.loss(out, batch), TASK.loss(out, batch))  # evaluation does not weigh
+    assert TASK.weight is None
