@@ -16,7 +16,12 @@ which draws its own 770 questions (--config.seed=K --config.data.seed=K); one CP
 layerwise is better with each seed, by 0.72 +- 0.11 points (standard error 0.06). scikit-learn's logistic regression on the same features
 85.2 %. Tried on the first seed's validation and not better: 20 epochs, label smoothing 0.1, averages (EMA 0.98), rates of 2e-4, a head's rate
 of 3e-3, more dropout, lp_ft.
-ALLDATA
+
+All 10,003 questions, 5 epochs, one seed: 93.7 % in 28 minutes, with
+
+    --config=configs/banking77.py:all --config.tune.recipe=full --config.data.validation=0.0 --config.optimizer.weight_decay=0.01
+
+and layerwise, a tenth of them kept for validation, 93.2 %. From scratch: not measured here.
 """
 
 from jtl import default_config

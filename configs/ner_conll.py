@@ -7,7 +7,9 @@ DIR holds train.conll, validation.conll and test.conll, a token and its tag a li
 seqeval and the CoNLL script count them. MiniLM is uncased, which costs entities their capitals: --config.model.name= (empty) with
 --config.init_from=hf://google-bert/bert-base-cased is a better start where it can be had.
 
-NERDATA
+Measured on wnut17 (tweets, six types of entities), test F1 of 1287 sentences, 3 epochs, one CPU core, 12 minutes: 41.5 % (one seed; 41.0 and
+42.5 % before words counted alike in training); from scratch 0.0 %. transformers and PyTorch under the same recipe
+(tests/benchmarks/torch_token_classification.py), one seed: 45.7 %, 4 points above, which is not explained yet.
 """
 
 from jtl import default_config

@@ -62,6 +62,7 @@ def devices_of(topology: str) -> list[Any]:
     """
     _, shape = parse_topology(topology)
     os.environ.setdefault('TPU_SKIP_MDS_QUERY', '1')  # else libtpu asks a metadata server that is not there, for minutes
+    os.environ.setdefault('ALLOW_MULTIPLE_LIBTPU_LOAD', '1')  # nothing runs on a TPU, so nothing is locked for this process alone
     from jax.experimental import topologies
 
     try:
