@@ -9,7 +9,8 @@ seqeval and the CoNLL script count them. MiniLM is uncased, which costs entities
 
 Measured on wnut17 (tweets, six types of entities), test F1 of 1287 sentences, 3 epochs, one CPU core, 12 minutes: 41.5 % (one seed; 41.0 and
 42.5 % before words counted alike in training); from scratch 0.0 %. transformers and PyTorch under the same recipe
-(tests/benchmarks/torch_token_classification.py), one seed: 45.7 %, 4 points above, which is not explained yet.
+(tests/benchmarks/torch_token_classification.py), one seed: 45.7 %. About half of the difference is the batches, which are of sentences of one
+length here: in batches of random sentences jtl came to 43.7 %.
 """
 
 from jtl import default_config
