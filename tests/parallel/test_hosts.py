@@ -186,14 +186,19 @@ def test_hosts_that_do_not_come_are_missed(config, tmp_path):
         ('two', "--hosts: 'auto', or ADDRESS:PORT,COUNT,INDEX, .* found 'two'"),
         ('1.2.3.4,2,0', 'ADDRESS:PORT'),
         ('1.2.3.4:5,2,2', '--hosts: of 2 hosts the last is 1, found 2'),
-        ('auto', '--hosts=auto: neither Cloud TPU, SLURM, GKE nor Open MPI say who the hosts are'),
     ],
 )
-def test_who_the_hosts_are_must_be_said_rightly(said, says, monkeypatch):
-    for name in [name for name in os.environ if name.startswith(('SLURM_', 'OMPI_', 'TPU_', 'KUBERNETES_'))]:
-        monkeypatch.delenv(name)
+def test_who_the_hosts_are_must_be_said_rightly(said, says):
     with pytest.raises(UserError, match=says):
         join(said)
+
+
+def test_where_no_cluster_says_who_the_hosts_are():
+    """In a process of its own: hosts join before anything touches a device."""
+    env = {name: value for name, value in os.environ.items() if not name.startswith(('SLURM_', 'OMPI_', 'TPU_', 'KUBERNETES_'))}
+    code = "from jtl.parallel.hosts import join; join('auto')"
+    done = subprocess.run([sys.executable, '-c', code], env={**env, 'JAX_PLATFORMS': 'cpu'}, capture_output=True, text=True, timeout=100)
+    assert 'UserError: --hosts=auto: neither Cloud TPU, SLURM, GKE nor Open MPI say who the hosts are' in done.stderr
 
 
 def test_one_process_asks_nobody():
