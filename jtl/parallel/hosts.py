@@ -25,7 +25,7 @@ from jtl.errors import UserError
 AGAIN = 75
 """Exit status of a run that ended for no fault of its own, and goes on when it is started again: EX_TEMPFAIL, on which schedulers requeue."""
 
-_AGAIN = 'Start all again with the same command: the run goes on.'
+_RESTART = 'Start all again with the same command: the run goes on.'
 _FORM = re.compile(r'(?P<address>[^,\s]+:\d+),(?P<count>\d+),(?P<index>\d+)')
 
 
@@ -229,7 +229,7 @@ class Watch:
                 self._tell(str(number))
                 told = {key.rpartition('/')[2]: value for key, value in _client().key_value_dir_get('jtl/beat')}
             except jax.errors.JaxRuntimeError as error:
-                lost: tuple[int, str] | None = (AGAIN, f'host 0, which keeps the table of all, is gone ({_brief(error)}). {_AGAIN}')
+                lost: tuple[int, str] | None = (AGAIN, f'host 0, which keeps the table of all, is gone ({_brief(error)}). {_RESTART}')
             else:
                 seen |= {index: (value, time.monotonic()) for index, value in told.items() if value != seen[index][0]}
                 lost = lost_hosts(seen, time.monotonic(), hosts.timeout)
@@ -265,7 +265,7 @@ def lost_hosts(seen: Mapping[str, tuple[str, float]], now: float, timeout: float
             return 2, f'host {index} failed: {value.removeprefix("failed: ")}'
     gone = [int(index) for index, (value, since) in seen.items() if now - since > timeout and value != 'left']
     if gone:
-        return AGAIN, f'{_named(gone)} of {len(seen)} did not answer for {timeout:g} s. {_AGAIN}'
+        return AGAIN, f'{_named(gone)} of {len(seen)} did not answer for {timeout:g} s. {_RESTART}'
     return None
 
 

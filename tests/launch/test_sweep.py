@@ -2,6 +2,7 @@
 
 import csv
 import json
+import re
 
 import pytest
 from loaded import load
@@ -71,7 +72,5 @@ def test_what_is_wrong_is_said(text, says, tmp_path, capsys):
     path = tmp_path / 'config.py'
     path.write_text(text)
     assert sweep.main([f'--config={path}', f'--workdir={tmp_path}', '--emit=']) == 2
-    import re
-
     assert re.search(says, capsys.readouterr().err)
     assert sweep.main([f'--workdir={tmp_path}', '--gather']) == 2 and 'no run is finished there' in capsys.readouterr().err
